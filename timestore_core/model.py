@@ -1,0 +1,176 @@
+"""The records that everything passes around. All frozen; times are timezone-aware UTC or integer microseconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+FieldType = Literal["timestamp", "string", "double", "integer", "boolean"]
+FIELD_TYPES: tuple[FieldType, ...] = ("timestamp", "string", "double", "integer", "boolean")
+
+IdPrefix = Literal["ds", "dsv", "dm", "part", "st", "ing", "ljr", "la"]
+
+
+def new_id(prefix: IdPrefix) -> str:
+    """A fresh id: the kind's prefix and a random UUID. Never reused."""
+    return f"{prefix}-{uuid4()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column of a dataset."""
+
+    name: str
+    type: FieldType
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The columns of a dataset or of one file, in order; names are unique."""
+
+    fields: tuple[Field, ...]
+
+    def type_of(self, name: str) -> FieldType | None:
+        """The column's type, or None where there is no such column. Names are matched exactly."""
+        for one in self.fields:
+            if one.name == name:
+                return one.type
+        return None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self.fields)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"fields": [{"name": one.name, "type": one.type} for one in self.fields]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Schema:
+        return cls(tuple(Field(one["name"], one["type"]) for one in value.get("fields", [])))
+
+    @property
+    def checksum(self) -> str:
+        """SHA-1 of the compact JSON `[{"name","type"},…]`, as existing deployments compute it."""
+        compact = json.dumps(self.to_json()["fields"], separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha1(compact.encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """Both ends inclusive, in microseconds since 1970-01-01 UTC."""
+
+    start_us: int
+    end_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class StorageTarget:
+    """A place where partition files live; `kind` names the driver that reads `config`."""
+
+    id: str
+    name: str
+    kind: str
+    description: str | None
+    config: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A named series of snapshots."""
+
+    id: str
+    slug: str
+    name: str
+    description: str | None
+    status: str
+    write_format: str
+    default_storage_target_id: str | None
+    metadata: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnStatistics:
+    """What is known of one column of one file.
+
+    `minimum` and `maximum` are JSON scalars (times as microseconds, strings cut to a prefix) or None when
+    every value is NULL; `exact` is False where a string was cut, so that the bounds only enclose.
+    """
+
+    minimum: int | float | str | bool | None
+    maximum: int | float | str | bool | None
+    nulls: int
+    exact: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"min": self.minimum, "max": self.maximum, "nulls": self.nulls}
+        return value if self.exact else {**value, "exact": False}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ColumnStatistics:
+        return cls(value.get("min"), value.get("max"), value.get("nulls", 0), value.get("exact", True))
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One immutable file of a dataset. It is in snapshot v when added_version <= v < removed_version."""
+
+    id: str
+    dataset_id: str
+    manifest_id: str
+    partition_key: Mapping[str, str]
+    storage_target_id: str
+    file_format: str
+    file_path: str
+    file_size_bytes: int
+    row_count: int
+    start_time: datetime
+    end_time: datetime
+    checksum: str | None
+    metadata: Mapping[str, Any]
+    created_at: datetime
+    schema: Schema
+    statistics: Mapping[str, ColumnStatistics] = field(default_factory=dict)
+
+    @property
+    def table_name(self) -> str:
+        name: str = self.metadata.get("tableName", "records")
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A snapshot of a dataset: its version, totals over the whole snapshot, and what this publish added."""
+
+    id: str
+    dataset_id: str
+    version: int
+    status: str
+    schema_version_id: str | None
+    parent_manifest_id: str | None
+    summary: Mapping[str, Any]
+    statistics: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    partition_count: int
+    total_rows: int
+    total_bytes: int
+    created_by: str | None
+    created_at: datetime
+    updated_at: datetime
+    published_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks: an id where one is known, and the scopes that they hold."""
+
+    id: str | None
+    scopes: frozenset[str]

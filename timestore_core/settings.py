@@ -1,0 +1,272 @@
+"""Every setting of the service, once: its names, type, default and one line of help.
+
+A value comes from the environment variable, from the file that `<VARIABLE>_FILE` names, or from the default.
+The README's table is made from this class (`timestore settings`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from timestore_core.errors import ConfigurationError
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+PREFIX = "TIMESTORE_"
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Scope = Annotated[str | None, Field(min_length=1)]
+
+
+def _env(*names: str, default: Any, help: str) -> Any:
+    return Field(default=default, validation_alias=AliasChoices(*names), description=help)
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """The service's configuration."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, hide_input_in_errors=True, extra="ignore", validate_default=True, env_ignore_empty=True
+    )
+
+    # The listener
+    host: str = _env("TIMESTORE_HOST", "HOST", default="127.0.0.1", help="address to listen on")
+    port: Port = _env("TIMESTORE_PORT", "PORT", default=4100, help="port to listen on")
+    http_workers: Positive = _env(
+        "TIMESTORE_HTTP_WORKERS", default=min(4, _cpu_count()), help="server processes; cores, at most 4"
+    )
+    http_threads: Positive = _env(
+        "TIMESTORE_HTTP_THREADS", default=16, help="request threads of each server process"
+    )
+    shutdown_drain_ms: NotNegative = _env(
+        "TIMESTORE_SHUTDOWN_DRAIN_MS",
+        default=1000,
+        help="on SIGTERM, how long /ready answers 503 before the listener closes",
+    )
+    shutdown_timeout_ms: Positive = _env(
+        "TIMESTORE_SHUTDOWN_TIMEOUT_MS",
+        default=30_000,
+        help="on SIGTERM, how long running requests may take to finish",
+    )
+    log_level: Literal["fatal", "error", "warn", "info", "debug", "trace"] = _env(
+        "TIMESTORE_LOG_LEVEL", default="info", help="fatal, error, warn, info, debug or trace"
+    )
+    log_format: Literal["json", "console"] = _env(
+        "TIMESTORE_LOG_FORMAT", default="json", help="json, or console for people"
+    )
+
+    # PostgreSQL
+    database_url: SecretStr = _env(
+        "TIMESTORE_DATABASE_URL",
+        "DATABASE_URL",
+        default=SecretStr("postgres://apphub:apphub@127.0.0.1:5432/apphub"),
+        help="the catalog's PostgreSQL",
+    )
+    pg_schema: Annotated[str, Field(min_length=1, max_length=63)] = _env(
+        "TIMESTORE_PG_SCHEMA", default="timestore", help="schema of the catalog's tables, created at start"
+    )
+    pgpool_max: Positive = _env(
+        "TIMESTORE_PGPOOL_MAX", "PGPOOL_MAX", default=10, help="connections of each process, at most"
+    )
+    pgpool_idle_timeout_ms: Positive = _env(
+        "TIMESTORE_PGPOOL_IDLE_TIMEOUT_MS",
+        "PGPOOL_IDLE_TIMEOUT_MS",
+        default=30_000,
+        help="an idle connection is closed after this",
+    )
+    pgpool_connection_timeout_ms: Positive = _env(
+        "TIMESTORE_PGPOOL_CONNECTION_TIMEOUT_MS",
+        "PGPOOL_CONNECTION_TIMEOUT_MS",
+        default=10_000,
+        help="how long a request waits for a connection before the answer is 503",
+    )
+
+    # The queue
+    redis_url: SecretStr = _env(
+        "REDIS_URL", default=SecretStr("redis://127.0.0.1:6379"), help="`inline` runs all work in the request"
+    )
+
+    # Storage
+    storage_driver: str = _env(
+        "TIMESTORE_STORAGE_DRIVER", default="local", help="kind of the default storage target"
+    )
+    storage_root: Path = _env(
+        "TIMESTORE_STORAGE_ROOT",
+        default=Path("services/data/timestore"),
+        help="root of the default local target",
+    )
+    temp_dir: Path | None = _env(
+        "TIMESTORE_TEMP_DIR", default=None, help="where queries spill; unset: `.tmp` in the storage root"
+    )
+
+    # Ingest
+    ingest_max_body_bytes: Positive = _env(
+        "TIMESTORE_INGEST_MAX_BODY_BYTES",
+        default=64 * MIB,
+        help="size of a batch's body, also after inflating it",
+    )
+    ingest_max_rows: Positive = _env(
+        "TIMESTORE_INGEST_MAX_ROWS", default=1_000_000, help="rows of a batch"
+    )
+    ingest_max_columns: Positive = _env(
+        "TIMESTORE_INGEST_MAX_COLUMNS", default=500, help="fields of a schema"
+    )
+    ingest_max_key_pairs: Positive = _env(
+        "TIMESTORE_INGEST_MAX_KEY_PAIRS", default=16, help="pairs of a partition key"
+    )
+    ingest_block_size_bytes: Literal[16384, 32768, 65536, 131072, 262144] = _env(
+        "TIMESTORE_INGEST_BLOCK_SIZE_BYTES",
+        default=16384,
+        help="block size of the partition files of batches up to 50,000 rows; larger batches take 262144",
+    )
+    max_name_length: Positive = _env(
+        "TIMESTORE_MAX_NAME_LENGTH",
+        default=255,
+        help="characters of a column, alias, partition key or key value",
+    )
+    max_slug_length: Positive = _env(
+        "TIMESTORE_MAX_SLUG_LENGTH", default=255, help="characters of a dataset's slug"
+    )
+    slug_pattern: str = _env(
+        "TIMESTORE_SLUG_PATTERN",
+        default=".+",
+        help="regular expression that a new dataset's whole slug matches",
+    )
+
+    # Query
+    query_timeout_ms: Positive = _env(
+        "TIMESTORE_QUERY_TIMEOUT_MS", default=30_000, help="a query is interrupted after this and answered 504"
+    )
+    query_max_body_bytes: Positive = _env(
+        "TIMESTORE_QUERY_MAX_BODY_BYTES", default=MIB, help="size of a query's body"
+    )
+    query_max_rows: Positive = _env(
+        "TIMESTORE_QUERY_MAX_ROWS", default=1_000_000, help="rows (or buckets) of an answer to a query without `limit`"
+    )
+    query_max_aggregations: Positive = _env(
+        "TIMESTORE_QUERY_MAX_AGGREGATIONS", default=100, help="aggregations of a query"
+    )
+    query_max_filter_values: Positive = _env(
+        "TIMESTORE_QUERY_MAX_FILTER_VALUES", default=1000, help="accepted values of one filtered key"
+    )
+    query_max_attached: Positive = _env(
+        "TIMESTORE_QUERY_MAX_ATTACHED",
+        default=1024,
+        help="partition files that a process keeps attached; a query over more runs in fragments",
+    )
+    query_threads: Positive = _env(
+        "TIMESTORE_QUERY_THREADS", default=_cpu_count(), help="engine threads of each process; cores"
+    )
+    query_memory_bytes: Positive = _env(
+        "TIMESTORE_QUERY_MEMORY_BYTES", default=GIB, help="memory of the engine of each process"
+    )
+    query_temp_bytes: NotNegative = _env(
+        "TIMESTORE_QUERY_TEMP_BYTES", default=10 * GIB, help="what the engine of each process may spill to disk"
+    )
+
+    # Who may do what
+    require_scope: Scope = _env(
+        "TIMESTORE_REQUIRE_SCOPE", default=None, help="scope for everything that has none of its own"
+    )
+    require_write_scope: Scope = _env(
+        "TIMESTORE_REQUIRE_WRITE_SCOPE", default=None, help="scope for ingest; unset: the admin scope"
+    )
+    admin_scope: Scope = _env(
+        "TIMESTORE_ADMIN_SCOPE", default=None, help="scope for the administrative API"
+    )
+
+    @field_validator("storage_root", "temp_dir", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
+
+    @property
+    def spill_dir(self) -> Path:
+        """The directory in which the engine may spill."""
+        return self.temp_dir or self.storage_root / ".tmp" / "spill"
+
+    @property
+    def inline(self) -> bool:
+        """Whether work runs in the request instead of a queue."""
+        return self.redis_url.get_secret_value() == "inline"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (env_settings, _FromNamedFiles(settings_cls))
+
+
+class _FromNamedFiles(PydanticBaseSettingsSource):
+    """Reads a value from the file that `<VARIABLE>_FILE` names, as container secrets are given."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        for variable in variables(field):
+            path = os.environ.get(f"{variable}_FILE")
+            if path:
+                return Path(path).read_text(encoding="utf-8").strip(), variable, False
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            try:
+                value, key, _ = self.get_field_value(field, name)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{variables(field)[0]}_FILE: cannot be read: {error.strerror}"
+                ) from error
+            if value is not None:
+                found[key] = value
+        return found
+
+
+def variables(field: FieldInfo) -> tuple[str, ...]:
+    """The environment variables that set this field; the first is the documented one."""
+    alias = field.validation_alias
+    assert isinstance(alias, AliasChoices)
+    return tuple(str(choice) for choice in alias.choices)
+
+
+def load_settings() -> Settings:
+    """The settings as the environment gives them.
+
+    Raises ConfigurationError naming every wrong variable at once, never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        raise ConfigurationError("wrong settings:\n  " + "\n  ".join(lines)) from None
+
+
+def unknown_variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    """Each TIMESTORE_* variable that nothing reads, with the name that was probably meant."""
+    known = {name for field in Settings.model_fields.values() for name in variables(field)}
+    known |= {f"{name}_FILE" for name in known} | {"TIMESTORE_HOME"}
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            yield name, close[0] if close else None
