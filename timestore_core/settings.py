@@ -49,9 +49,7 @@ class Settings(BaseSettings):
     http_workers: Positive = _env(
         "TIMESTORE_HTTP_WORKERS", default=min(4, _cpu_count()), help="server processes; cores, at most 4"
     )
-    http_threads: Positive = _env(
-        "TIMESTORE_HTTP_THREADS", default=16, help="request threads of each server process"
-    )
+    http_threads: Positive = _env("TIMESTORE_HTTP_THREADS", default=16, help="request threads of each server process")
     shutdown_drain_ms: NotNegative = _env(
         "TIMESTORE_SHUTDOWN_DRAIN_MS",
         default=1000,
@@ -101,9 +99,7 @@ class Settings(BaseSettings):
     )
 
     # Storage
-    storage_driver: str = _env(
-        "TIMESTORE_STORAGE_DRIVER", default="local", help="kind of the default storage target"
-    )
+    storage_driver: str = _env("TIMESTORE_STORAGE_DRIVER", default="local", help="kind of the default storage target")
     storage_root: Path = _env(
         "TIMESTORE_STORAGE_ROOT",
         default=Path("services/data/timestore"),
@@ -119,28 +115,15 @@ class Settings(BaseSettings):
         default=64 * MIB,
         help="size of a batch's body, also after inflating it",
     )
-    ingest_max_rows: Positive = _env(
-        "TIMESTORE_INGEST_MAX_ROWS", default=1_000_000, help="rows of a batch"
-    )
-    ingest_max_columns: Positive = _env(
-        "TIMESTORE_INGEST_MAX_COLUMNS", default=500, help="fields of a schema"
-    )
-    ingest_max_key_pairs: Positive = _env(
-        "TIMESTORE_INGEST_MAX_KEY_PAIRS", default=16, help="pairs of a partition key"
-    )
-    ingest_block_size_bytes: Literal[16384, 32768, 65536, 131072, 262144] = _env(
-        "TIMESTORE_INGEST_BLOCK_SIZE_BYTES",
-        default=16384,
-        help="block size of the partition files of batches up to 50,000 rows; larger batches take 262144",
-    )
+    ingest_max_rows: Positive = _env("TIMESTORE_INGEST_MAX_ROWS", default=1_000_000, help="rows of a batch")
+    ingest_max_columns: Positive = _env("TIMESTORE_INGEST_MAX_COLUMNS", default=500, help="fields of a schema")
+    ingest_max_key_pairs: Positive = _env("TIMESTORE_INGEST_MAX_KEY_PAIRS", default=16, help="pairs of a partition key")
     max_name_length: Positive = _env(
         "TIMESTORE_MAX_NAME_LENGTH",
         default=255,
         help="characters of a column, alias, partition key or key value",
     )
-    max_slug_length: Positive = _env(
-        "TIMESTORE_MAX_SLUG_LENGTH", default=255, help="characters of a dataset's slug"
-    )
+    max_slug_length: Positive = _env("TIMESTORE_MAX_SLUG_LENGTH", default=255, help="characters of a dataset's slug")
     slug_pattern: str = _env(
         "TIMESTORE_SLUG_PATTERN",
         default=".+",
@@ -149,13 +132,15 @@ class Settings(BaseSettings):
 
     # Query
     query_timeout_ms: Positive = _env(
-        "TIMESTORE_QUERY_TIMEOUT_MS", default=30_000, help="a query is interrupted after this and answered 504"
+        "TIMESTORE_QUERY_TIMEOUT_MS",
+        default=30_000,
+        help="a query is interrupted after this and answered 504",
     )
-    query_max_body_bytes: Positive = _env(
-        "TIMESTORE_QUERY_MAX_BODY_BYTES", default=MIB, help="size of a query's body"
-    )
+    query_max_body_bytes: Positive = _env("TIMESTORE_QUERY_MAX_BODY_BYTES", default=MIB, help="size of a query's body")
     query_max_rows: Positive = _env(
-        "TIMESTORE_QUERY_MAX_ROWS", default=1_000_000, help="rows (or buckets) of an answer to a query without `limit`"
+        "TIMESTORE_QUERY_MAX_ROWS",
+        default=1_000_000,
+        help="rows (or buckets) of an answer to a query without `limit`",
     )
     query_max_aggregations: Positive = _env(
         "TIMESTORE_QUERY_MAX_AGGREGATIONS", default=100, help="aggregations of a query"
@@ -175,7 +160,9 @@ class Settings(BaseSettings):
         "TIMESTORE_QUERY_MEMORY_BYTES", default=GIB, help="memory of the engine of each process"
     )
     query_temp_bytes: NotNegative = _env(
-        "TIMESTORE_QUERY_TEMP_BYTES", default=10 * GIB, help="what the engine of each process may spill to disk"
+        "TIMESTORE_QUERY_TEMP_BYTES",
+        default=10 * GIB,
+        help="what the engine of each process may spill to disk",
     )
 
     # Who may do what
@@ -185,9 +172,7 @@ class Settings(BaseSettings):
     require_write_scope: Scope = _env(
         "TIMESTORE_REQUIRE_WRITE_SCOPE", default=None, help="scope for ingest; unset: the admin scope"
     )
-    admin_scope: Scope = _env(
-        "TIMESTORE_ADMIN_SCOPE", default=None, help="scope for the administrative API"
-    )
+    admin_scope: Scope = _env("TIMESTORE_ADMIN_SCOPE", default=None, help="scope for the administrative API")
 
     @field_validator("storage_root", "temp_dir", mode="after")
     @classmethod
@@ -208,10 +193,10 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
+        init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (env_settings, _FromNamedFiles(settings_cls))
 
@@ -232,9 +217,7 @@ class _FromNamedFiles(PydanticBaseSettingsSource):
             try:
                 value, key, _ = self.get_field_value(field, name)
             except OSError as error:
-                raise ConfigurationError(
-                    f"{variables(field)[0]}_FILE: cannot be read: {error.strerror}"
-                ) from error
+                raise ConfigurationError(f"{variables(field)[0]}_FILE: cannot be read: {error.strerror}") from error
             if value is not None:
                 found[key] = value
         return found

@@ -1,0 +1,97 @@
+"""Files below one directory. A file appears under its key whole and durable, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from timestore_core.storage import StoredFile
+
+_STAGING = ".tmp"
+
+
+class LocalDriver:
+    """The root holds the files, and `.tmp` in it the ones being written, so that a rename puts them in place."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def staging_dir(self) -> Path:
+        staging = self._root / _STAGING / "staging"
+        staging.mkdir(parents=True, exist_ok=True)
+        return staging
+
+    def put(self, source: Path, key: str) -> StoredFile:
+        target = self._path(key)
+        created = _make_directories(target.parent, self._root)
+        size_bytes = source.stat().st_size
+        # A link fails where the name is taken; a rename would replace the other file.
+        os.link(source, target)
+        source.unlink()
+        for directory in {target.parent, *created}:
+            _sync(directory)
+        found = self.stat(key)
+        if found is None or found.size_bytes != size_bytes:
+            raise OSError(f"{key}: the file is not there after it was stored")
+        return found
+
+    def location(self, key: str) -> str:
+        return str(self._path(key))
+
+    def allowed_locations(self) -> Sequence[str]:
+        return [str(self._root)]
+
+    def stat(self, key: str) -> StoredFile | None:
+        try:
+            return StoredFile(key, self._path(key).stat().st_size)
+        except FileNotFoundError:
+            return None
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
+        start = self._path(prefix) if prefix else self._root
+        for directory, names, files in os.walk(start, onerror=_raise):
+            if Path(directory) == self._root and _STAGING in names:
+                names.remove(_STAGING)
+            for name in files:
+                path = Path(directory) / name
+                yield StoredFile(path.relative_to(self._root).as_posix(), path.stat().st_size)
+
+    def check(self) -> None:
+        probe = self.staging_dir() / f"probe-{os.getpid()}"
+        probe.write_bytes(b"timestore")
+        probe.unlink()
+
+    def _path(self, key: str) -> Path:
+        path = self._root / key
+        if not path.is_relative_to(self._root) or ".." in path.parts:
+            raise OSError(f"{key!r}: leads outside the storage root")
+        return path
+
+
+def _make_directories(directory: Path, root: Path) -> list[Path]:
+    """Make what is missing; the parents of what was made, which must be synced for it to last."""
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        if directory == root:
+            break
+        directory = directory.parent
+    for one in reversed(missing):
+        one.mkdir(parents=True, exist_ok=True)
+    return [one.parent for one in missing]
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise(error: OSError) -> None:
+    raise error

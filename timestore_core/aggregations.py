@@ -1,0 +1,57 @@
+"""What an aggregation is: its SQL over one column, and how results over parts combine into the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from timestore_core.model import FIELD_TYPES, FieldType
+
+Parameters = Mapping[str, Any]
+SqlOf = Callable[[str, Parameters], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposable:
+    """Each part gives one or more scalars; `merge` combines them.
+
+    `partial` maps the column's SQL to one aggregate expression a state; `merge` maps the states' SQL names to
+    the final aggregate expression. avg: partial (sum, count), merge sum(s)/sum(n).
+    """
+
+    partial: Callable[[str, Parameters], tuple[str, ...]]
+    merge: Callable[[tuple[str, ...], Parameters], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Multiset:
+    """Each part gives its distinct values with their counts; the aggregation's own SQL runs over all of them.
+
+    `distinct_only` says that the counts do not matter (a distinct count).
+    """
+
+    distinct_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Nothing smaller than the values themselves will do: each part ships them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """One aggregation function.
+
+    `sql` maps the quoted column (or `*` without one) and the checked parameters to an aggregate expression
+    over non-NULL and NULL values alike. `result` maps the column's type to the result's. `parameters` maps
+    each required parameter to its inclusive bounds. `default_alias` names the result column.
+    """
+
+    sql: SqlOf
+    combine: Decomposable | Multiset | Gather
+    result: Callable[[FieldType | None], FieldType]
+    default_alias: Callable[[str | None, Parameters], str]
+    column_types: frozenset[FieldType] = frozenset(FIELD_TYPES)
+    column_optional: bool = False
+    parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)

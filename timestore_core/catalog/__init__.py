@@ -1,0 +1,1 @@
+"""PostgreSQL: what datasets, schemas, snapshots and idempotency keys there are."""

@@ -1,0 +1,100 @@
+"""Reading a snapshot: which version is current, and which partitions it has.
+
+A version never changes, so a process keeps the partitions it has read and asks only for what came and went
+since (one small read tells the current version).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from timestore_core.catalog.database import Connection, Database
+from timestore_core.catalog.records import dataset_of, partition_of
+from timestore_core.model import Dataset, Partition, Schema
+
+_HEAD = """
+SELECT d.*, m.version AS published_version, m.id AS manifest_id, s.schema
+FROM datasets d
+LEFT JOIN dataset_manifests m ON m.dataset_id = d.id AND m.status = 'published'
+LEFT JOIN dataset_schema_versions s ON s.id = m.schema_version_id
+WHERE d.slug = %s
+"""
+
+_ADDED = """
+SELECT p.*, s.schema FROM dataset_partitions p
+LEFT JOIN dataset_manifests m ON p.columns IS NULL AND m.id = p.manifest_id
+LEFT JOIN dataset_schema_versions s ON s.id = m.schema_version_id
+WHERE p.dataset_id = %(dataset)s AND p.added_version > %(since)s AND p.added_version <= %(version)s
+    AND (p.removed_version IS NULL OR p.removed_version > %(version)s)
+"""
+
+_REMOVED = """
+SELECT id FROM dataset_partitions
+WHERE dataset_id = %(dataset)s AND removed_version > %(since)s AND removed_version <= %(version)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A dataset as it stands now: version 0 and no columns while nothing was published."""
+
+    dataset: Dataset
+    version: int
+    schema: Schema
+
+
+def read_head(database: Database, slug: str) -> Head | None:
+    """The dataset and its current version in one read, or None where there is no such dataset."""
+
+    def work(connection: Connection) -> Head | None:
+        row = connection.execute(_HEAD, [slug]).fetchone()
+        if row is None:
+            return None
+        return Head(dataset_of(row), row["published_version"] or 0, Schema.from_json(row["schema"] or {}))
+
+    return database.read(work)
+
+
+class SnapshotCache:
+    """The partitions of recent versions, bounded by their number over all datasets. Thread-safe."""
+
+    def __init__(self, database: Database, max_partitions: int = 200_000) -> None:
+        self._database = database
+        self._max_partitions = max_partitions
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[int, dict[str, Partition]]] = OrderedDict()
+
+    def partitions(self, head: Head) -> tuple[Partition, ...]:
+        """The partitions of the head's version."""
+        with self._lock:
+            since, known = self._known.get(head.dataset.id, (0, {}))
+            if since > head.version:
+                since, known = 0, {}
+        if since < head.version:
+            known = self._read(head, since, known)
+            self._keep(head, known)
+        return tuple(known.values())
+
+    def _read(self, head: Head, since: int, known: dict[str, Partition]) -> dict[str, Partition]:
+        values = {"dataset": head.dataset.id, "since": since, "version": head.version}
+
+        def work(connection: Connection) -> dict[str, Partition]:
+            gone = {row["id"] for row in connection.execute(_REMOVED, values)} if known else set()
+            kept = {key: value for key, value in known.items() if key not in gone}
+            for row in connection.execute(_ADDED, values):
+                kept[row["id"]] = partition_of(row, Schema.from_json(row["schema"] or {}))
+            return kept
+
+        return self._database.read(work)
+
+    def _keep(self, head: Head, partitions: dict[str, Partition]) -> None:
+        with self._lock:
+            if self._known.get(head.dataset.id, (0, {}))[0] < head.version:
+                self._known[head.dataset.id] = (head.version, partitions)
+            self._known.move_to_end(head.dataset.id)
+            total = sum(len(kept) for _, kept in self._known.values())
+            while total > self._max_partitions and len(self._known) > 1:
+                _, (_, dropped) = self._known.popitem(last=False)
+                total -= len(dropped)

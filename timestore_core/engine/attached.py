@@ -1,0 +1,104 @@
+"""The bounded registry of files that an instance keeps attached, least recently used out first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import duckdb
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One file to be attached: its alias, which is unique for ever, and the two statements."""
+
+    alias: str
+    attach: str
+    detach: str
+
+
+@dataclass(slots=True)
+class _Entry:
+    attachment: Attachment
+    pins: int = 0
+    ready: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+
+class AttachedFiles:
+    """Attaches each file once, however many queries want it, and never detaches one that is in use."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, capacity: int) -> None:
+        self._connection = connection
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @contextmanager
+    def pinned(
+        self, attachments: Sequence[Attachment], failed: Callable[[Attachment, Exception], Exception]
+    ) -> Iterator[None]:
+        """Keep the files attached for the time of the block.
+
+        Where one cannot be attached, `failed` makes the error that is raised.
+        """
+        taken, new = self._take(attachments)
+        try:
+            self._attach(new)
+            for entry in taken:
+                entry.ready.wait()
+                if entry.error is not None:
+                    raise failed(entry.attachment, entry.error) from entry.error
+            yield
+        finally:
+            self._release(taken)
+
+    def _take(self, attachments: Sequence[Attachment]) -> tuple[list[_Entry], list[_Entry]]:
+        taken, new = [], []
+        with self._lock:
+            for attachment in attachments:
+                entry = self._entries.get(attachment.alias)
+                if entry is None:
+                    entry = self._entries[attachment.alias] = _Entry(attachment)
+                    new.append(entry)
+                else:
+                    self._entries.move_to_end(attachment.alias)
+                entry.pins += 1
+                taken.append(entry)
+        return taken, new
+
+    def _attach(self, entries: Sequence[_Entry]) -> None:
+        """Attach them all, on a cursor of its own: no query's time limit may interrupt it half-way."""
+        if not entries:
+            return
+        with self._connection.cursor() as cursor:
+            for entry in entries:
+                try:
+                    cursor.execute(entry.attachment.attach)
+                except Exception as error:
+                    entry.error = error
+                finally:
+                    entry.ready.set()
+
+    def _release(self, entries: Sequence[_Entry]) -> None:
+        with self._lock:
+            for entry in entries:
+                entry.pins -= 1
+                if entry.error is not None and self._entries.get(entry.attachment.alias) is entry:
+                    del self._entries[entry.attachment.alias]
+            if len(self._entries) > self._capacity:
+                self._evict()
+
+    def _evict(self) -> None:
+        for alias, entry in list(self._entries.items()):
+            if len(self._entries) <= self._capacity:
+                return
+            if entry.pins == 0:
+                del self._entries[alias]
+                self._connection.execute(entry.attachment.detach)

@@ -1,0 +1,178 @@
+"""One DuckDB instance per process and purpose, locked down, and replaced when it must be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import structlog
+
+from timestore_core.engine.attached import AttachedFiles
+from timestore_core.names import quote_literal
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What one instance may use. `spill_dir` holds a directory of its own for each process."""
+
+    threads: int
+    memory_bytes: int
+    temp_bytes: int
+    spill_dir: Path
+    max_attached: int = 64
+
+
+class Instance:
+    """An in-memory DuckDB that can reach the allowed directories and nothing else.
+
+    The order of the settings matters: access is narrowed before the configuration is locked, and read back.
+    """
+
+    def __init__(self, limits: EngineLimits, allowed: frozenset[str], spill: Path) -> None:
+        self.allowed = allowed
+        self._connection = duckdb.connect(":memory:")
+        directories = ", ".join(quote_literal(_as_directory(one)) for one in sorted(allowed))
+        for statement in (
+            "SET TimeZone = 'UTC'",
+            f"SET threads = {limits.threads:d}",
+            f"SET memory_limit = '{limits.memory_bytes:d}B'",
+            f"SET temp_directory = {quote_literal(str(spill))}",
+            f"SET max_temp_directory_size = '{limits.temp_bytes:d}B'",
+            "SET checkpoint_threshold = '0B'",
+            "SET allow_persistent_secrets = false",
+            "SET autoinstall_known_extensions = false",
+            "SET autoload_known_extensions = false",
+            "SET allow_community_extensions = false",
+            "SET python_enable_replacements = false",
+            f"SET allowed_directories = [{directories}]",
+            "SET enable_external_access = false",
+            "SET lock_configuration = true",
+        ):
+            self._connection.execute(statement)
+        locked = self._connection.execute(
+            "SELECT current_setting('enable_external_access'), current_setting('lock_configuration')"
+        ).fetchone()
+        if locked != (False, True):
+            raise RuntimeError(f"DuckDB did not keep its configuration: {locked}")
+        self.attached = AttachedFiles(self._connection, limits.max_attached)
+        self.leases = 0
+        self.retired = False
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to this instance, for one thread."""
+        return self._connection.cursor()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Engine:
+    """Hands out the current instance; makes another when a new directory is needed or the old one died.
+
+    A replaced instance is closed when its last lease ends, so that what runs on it finishes.
+    """
+
+    def __init__(self, name: str, limits: EngineLimits) -> None:
+        self._limits = limits
+        self._name = name
+        self._lock = threading.Lock()
+        self._current: Instance | None = None
+        self._spill = _own_spill_dir(limits.spill_dir, name)
+
+    @contextmanager
+    def lease(self, locations: Iterable[str]) -> Iterator[Instance]:
+        """The instance that may reach these directories, for the time of the block."""
+        instance = self._take(frozenset(locations))
+        try:
+            yield instance
+        except duckdb.FatalException:
+            log.exception("engine.fatal", engine=self._name)
+            self._retire(instance)
+            raise
+        finally:
+            self._give_back(instance)
+
+    def close(self) -> None:
+        """Close the instance and remove what it spilled."""
+        with self._lock:
+            if self._current is not None:
+                self._current.close()
+                self._current = None
+        shutil.rmtree(self._spill, ignore_errors=True)
+
+    def _take(self, wanted: frozenset[str]) -> Instance:
+        with self._lock:
+            current = self._current
+            if current is None or not wanted <= current.allowed:
+                allowed = wanted | (current.allowed if current else frozenset())
+                self._spill.mkdir(parents=True, exist_ok=True)
+                current = Instance(self._limits, allowed, self._spill)
+                self._replace(current)
+            current.leases += 1
+            return current
+
+    def _replace(self, new: Instance | None) -> None:
+        old, self._current = self._current, new
+        if old is not None:
+            old.retired = True
+            if old.leases == 0:
+                old.close()
+
+    def _retire(self, instance: Instance) -> None:
+        with self._lock:
+            if self._current is instance:
+                self._replace(None)
+
+    def _give_back(self, instance: Instance) -> None:
+        with self._lock:
+            instance.leases -= 1
+            if instance.retired and instance.leases == 0:
+                instance.close()
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn DuckDB's input/output errors into OSError, a full disk into ENOSPC."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        text = str(error)
+        full = "No space left" in text or "not enough disk space" in text.lower()
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number)) from error
+
+
+def _as_directory(location: str) -> str:
+    return location if location.endswith("/") else f"{location}/"
+
+
+def _own_spill_dir(parent: Path, name: str) -> Path:
+    """This process's directory; those that dead processes of this host left behind are removed."""
+    prefix = f"{socket.gethostname()}-"
+    if parent.is_dir():
+        for left in parent.glob(f"{prefix}*-{name}"):
+            pid = left.name.removeprefix(prefix).removesuffix(f"-{name}")
+            if pid.isdigit() and not _alive(int(pid)):
+                with suppress(OSError):
+                    shutil.rmtree(left)
+    return parent / f"{prefix}{os.getpid()}-{name}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,157 @@
+"""A batch as a client sends it: everything around the rows, checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from timestore_core.errors import InvalidRequest, Problem
+from timestore_core.model import Field, FieldType, Schema, TimeRange
+from timestore_core.names import first_clash, name_problem
+from timestore_core.settings import Settings
+from timestore_core.times import parse_time_us
+from timestore_core.wire import decode
+
+MAX_KEY_LENGTH = 255
+MAX_TABLE_NAME_LENGTH = 120
+
+
+class WireField(msgspec.Struct, frozen=True):
+    name: str
+    type: FieldType
+
+
+class WireSchema(msgspec.Struct, frozen=True):
+    fields: Annotated[list[WireField], Meta(min_length=1)]
+
+
+class WireRange(msgspec.Struct, frozen=True):
+    start: str
+    end: str
+
+
+class WirePartition(msgspec.Struct, frozen=True, rename="camel"):
+    key: dict[str, str]
+    time_range: WireRange
+
+
+class WireActor(msgspec.Struct, frozen=True):
+    id: str
+    scopes: list[str] = []
+
+
+class WireBatch(msgspec.Struct, frozen=True, rename="camel"):
+    """The body of `POST /datasets/:slug/ingest`. The rows stay raw: they become columns, never objects."""
+
+    schema: WireSchema
+    partition: WirePartition
+    rows: msgspec.Raw
+    dataset_name: Annotated[str, Meta(min_length=1)] | None = None
+    storage_target_id: str | None = None
+    table_name: Annotated[str, Meta(min_length=1, max_length=MAX_TABLE_NAME_LENGTH)] | None = None
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)] | None = None
+    actor: WireActor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A checked batch whose rows are still JSON."""
+
+    dataset_name: str
+    storage_target_id: str | None
+    table_name: str
+    schema: Schema
+    partition_key: Mapping[str, str]
+    time_range: TimeRange
+    idempotency_key: str | None
+    rows_json: msgspec.Raw
+
+
+def parse_batch(body: bytes, slug: str, header_key: str | None, settings: Settings) -> Envelope:
+    """The batch in the body. Raises InvalidRequest naming every field at fault."""
+    wire = decode(body, WireBatch)
+    problems: list[Problem] = []
+    _check_schema(wire.schema, settings, problems)
+    _check_key(wire.partition.key, settings, problems)
+    time_range = _time_range(wire.partition.time_range, problems)
+    for path, text in (("datasetName", wire.dataset_name), ("tableName", wire.table_name)):
+        wrong = None if text is None else name_problem(text, settings.max_name_length)
+        if wrong:
+            problems.append(Problem(path, wrong))
+    key = wire.idempotency_key or header_key
+    if key is not None:
+        if len(key) > MAX_KEY_LENGTH:
+            problems.append(Problem("idempotency-key", f"has more than {MAX_KEY_LENGTH} characters"))
+        elif "\0" in key:
+            problems.append(Problem("idempotencyKey", "holds a NUL character"))
+    if problems:
+        raise InvalidRequest.of(problems)
+    return Envelope(
+        dataset_name=wire.dataset_name or slug,
+        storage_target_id=wire.storage_target_id,
+        table_name=wire.table_name or "records",
+        schema=Schema(tuple(Field(field.name, field.type) for field in wire.schema.fields)),
+        partition_key=wire.partition.key,
+        time_range=time_range,
+        idempotency_key=key,
+        rows_json=wire.rows,
+    )
+
+
+def check_slug(slug: str, settings: Settings) -> None:
+    """Raise InvalidRequest unless a dataset may be called this."""
+    wrong = name_problem(slug, settings.max_slug_length)
+    if wrong is None and not re.fullmatch(settings.slug_pattern, slug):
+        wrong = f"does not match TIMESTORE_SLUG_PATTERN ({settings.slug_pattern})"
+    if wrong:
+        raise InvalidRequest.at("datasetSlug", wrong)
+
+
+def _check_schema(wire: WireSchema, settings: Settings, problems: list[Problem]) -> None:
+    if len(wire.fields) > settings.ingest_max_columns:
+        limit = settings.ingest_max_columns
+        problems.append(
+            Problem("schema.fields", f"has {len(wire.fields)} fields; TIMESTORE_INGEST_MAX_COLUMNS is {limit}")
+        )
+        return
+    for index, field in enumerate(wire.fields):
+        wrong = name_problem(field.name, settings.max_name_length)
+        if wrong:
+            problems.append(Problem(f"schema.fields[{index}].name", wrong))
+    clash = first_clash(field.name for field in wire.fields)
+    if clash is not None:
+        problems.append(Problem("schema.fields", f"{clash[0]!r} and {clash[1]!r} are one name to the engine"))
+
+
+def _check_key(key: Mapping[str, str], settings: Settings, problems: list[Problem]) -> None:
+    if len(key) > settings.ingest_max_key_pairs:
+        limit = settings.ingest_max_key_pairs
+        problems.append(Problem("partition.key", f"has {len(key)} pairs; TIMESTORE_INGEST_MAX_KEY_PAIRS is {limit}"))
+        return
+    for name, value in key.items():
+        for path, text in (("partition.key", name), (f"partition.key.{name}", value)):
+            wrong = name_problem(text, settings.max_name_length)
+            if wrong:
+                problems.append(Problem(path[:200], wrong))
+
+
+def _time_range(wire: WireRange, problems: list[Problem]) -> TimeRange:
+    ends: list[int] = []
+    for name, text in (("start", wire.start), ("end", wire.end)):
+        try:
+            ends.append(parse_time_us(text))
+        except ValueError as error:
+            problems.append(Problem(f"partition.timeRange.{name}", f"{text[:40]!r} {error}"))
+    if len(ends) == 2 and ends[1] < ends[0]:
+        problems.append(Problem("partition.timeRange.end", "is before partition.timeRange.start"))
+    return TimeRange(*ends) if len(ends) == 2 else TimeRange(0, 0)
+
+
+def wire_schema() -> dict[str, Any]:
+    """The JSON Schema of the body, made from the same types that validate it."""
+    return msgspec.json.schema(WireBatch)

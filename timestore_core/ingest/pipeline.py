@@ -1,0 +1,202 @@
+"""The steps of an ingest, and what is left behind when it stops after each of them.
+
+decoded       nothing outside this process
+file_written  a temporary file in the target's staging directory
+file_stored   a file under its final key, named by nobody: collection removes it when it is old
+published     the batch is visible, exactly once
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import structlog
+
+from timestore_core.catalog import publish as catalog
+from timestore_core.catalog.publish import Attempt, Published
+from timestore_core.errors import InsufficientStorage, Unavailable
+from timestore_core.ingest.envelope import Envelope, parse_batch
+from timestore_core.ingest.rows import content_hash, rows_to_table
+from timestore_core.model import Actor, Dataset, StorageTarget, new_id
+from timestore_core.partitions.format import WrittenFile
+from timestore_core.partitions.paths import partition_key_path
+from timestore_core.runtime import Runtime
+from timestore_core.storage import StorageDriver
+from timestore_core.times import from_us
+
+log = structlog.get_logger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HASH_CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A decoded batch: its envelope, its columns, and the hash that tells it from another."""
+
+    envelope: Envelope
+    rows: pa.Table
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What an ingest gave: the publish, its storage target, and how many rows came."""
+
+    published: Published
+    target: StorageTarget
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A file under its final key."""
+
+    partition_id: str
+    format: str
+    key: str
+    size_bytes: int
+    checksum: str
+    written: WrittenFile
+
+
+def decode_batch(runtime: Runtime, slug: str, body: bytes, header_key: str | None) -> Batch:
+    """The batch of the body, every value checked. Raises InvalidRequest; touches nothing."""
+    envelope = parse_batch(body, slug, header_key, runtime.settings)
+    rows = rows_to_table(envelope.rows_json, envelope.schema, runtime.settings.ingest_max_rows)
+    runtime.plugins.step("ingest.decoded")
+    return Batch(envelope, rows, content_hash(envelope.schema, rows))
+
+
+def ingest_batch(runtime: Runtime, slug: str, batch: Batch, dataset: Dataset | None, actor: Actor) -> Ingested:
+    """Write the batch's file and publish it; a repeated key answers with what it published the first time.
+
+    `dataset` is the dataset of this slug as found before, or None where there was none. Raises NotFound for
+    an unknown storage target, Conflict for a reused key or an incompatible schema, InsufficientStorage and
+    Unavailable when a dependency fails.
+    """
+    envelope = batch.envelope
+    target = runtime.targets.for_ingest(envelope.storage_target_id, dataset)
+    if dataset is not None and envelope.idempotency_key is not None:
+        replay = catalog.find_replay(runtime.database, dataset, envelope.idempotency_key, batch.content_hash)
+        if replay is not None:
+            return Ingested(replay, _target_of(runtime, replay, target), batch.rows.num_rows)
+    driver = runtime.targets.driver(target)
+    format_name = dataset.write_format if dataset is not None else "duckdb"
+    with _storage_errors(target):
+        stored = _store_file(runtime, driver, slug, batch, format_name)
+    published = _publish(runtime, driver, slug, batch, target, stored, actor)
+    if not published.replayed:
+        runtime.plugins.observe("timestore_published", dataset=published.dataset, manifest=published.manifest)
+    return Ingested(published, _target_of(runtime, published, target), batch.rows.num_rows)
+
+
+def _store_file(runtime: Runtime, driver: StorageDriver, slug: str, batch: Batch, format_name: str) -> _Stored:
+    """Write, verify and checksum the file, then put it under a key that no other attempt can have."""
+    partition_id = new_id("part")
+    format_ = runtime.plugins.partition_format(format_name)
+    envelope = batch.envelope
+    key = partition_key_path(slug, envelope.partition_key, partition_id, format_.extension)
+    staged = driver.staging_dir() / f"{partition_id}.{format_.extension}"
+    try:
+        written = format_.write(runtime.writing, staged, envelope.table_name, envelope.schema, batch.rows)
+        if written.rows != batch.rows.num_rows:
+            raise OSError(f"{staged.name}: holds {written.rows} of {batch.rows.num_rows} rows")
+        checksum = _sha1(staged)
+        runtime.plugins.step("ingest.file_written")
+        stored = driver.put(staged, key)
+    finally:
+        _remove_staged(staged)
+    runtime.plugins.step("ingest.file_stored")
+    return _Stored(partition_id, format_name, stored.key, stored.size_bytes, checksum, written)
+
+
+def _publish(
+    runtime: Runtime,
+    driver: StorageDriver,
+    slug: str,
+    batch: Batch,
+    target: StorageTarget,
+    stored: _Stored,
+    actor: Actor,
+) -> Published:
+    envelope = batch.envelope
+    attempt = Attempt(
+        partition_id=stored.partition_id,
+        slug=slug,
+        dataset_name=envelope.dataset_name,
+        target=target,
+        schema=envelope.schema,
+        table_name=envelope.table_name,
+        partition_key=envelope.partition_key,
+        start_time=from_us(envelope.time_range.start_us),
+        end_time=from_us(envelope.time_range.end_us),
+        file_format=stored.format,
+        file_path=stored.key,
+        file_size_bytes=stored.size_bytes,
+        row_count=stored.written.rows,
+        checksum=stored.checksum,
+        statistics=stored.written.statistics,
+        content_hash=batch.content_hash,
+        idempotency_key=envelope.idempotency_key,
+        actor_id=actor.id,
+    )
+    try:
+        published = catalog.publish(runtime.database, attempt)
+    except Unavailable:
+        # Whether the commit arrived is unknown: the file stays, the key decides when the client asks again.
+        raise
+    except Exception:
+        _discard(driver, stored.key)
+        raise
+    if published.replayed:
+        _discard(driver, stored.key)
+    runtime.plugins.step("ingest.published")
+    return published
+
+
+def _target_of(runtime: Runtime, published: Published, target: StorageTarget) -> StorageTarget:
+    used = published.partitions[0].storage_target_id if published.partitions else target.id
+    return target if used == target.id else runtime.targets.get(used)
+
+
+def _discard(driver: StorageDriver, key: str) -> None:
+    """Remove the file that this attempt wrote and nobody will name. A failure leaves it to collection."""
+    try:
+        driver.delete(key)
+    except OSError:
+        log.warning("ingest.discard_failed", key=key)
+
+
+def _remove_staged(staged: Path) -> None:
+    for path in (staged, staged.with_name(f"{staged.name}.wal")):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _sha1(path: Path) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _storage_errors(target: StorageTarget) -> Iterator[None]:
+    """A failing store is the service's trouble, not the client's: 507 when it is full, else 503."""
+    try:
+        yield
+    except OSError as error:
+        log.error("storage.failed", target=target.name, error=str(error)[:300])
+        if error.errno in _FULL:
+            raise InsufficientStorage(f"the storage target {target.name} is full; nothing was published") from error
+        raise Unavailable(
+            f"the storage target {target.name} cannot be written; nothing was published", retry_after_s=5
+        ) from error

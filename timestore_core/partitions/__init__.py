@@ -1,0 +1,1 @@
+"""One partition file: how it is named, written, verified and scanned."""

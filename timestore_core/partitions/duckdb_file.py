@@ -1,0 +1,110 @@
+"""The default format: one DuckDB database file with one table in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import duckdb
+import pyarrow as pa
+
+from timestore_core.engine.instance import Engine, disk_errors
+from timestore_core.model import ColumnStatistics, Field, Schema
+from timestore_core.names import quote_identifier, quote_literal
+from timestore_core.partitions.format import WrittenFile
+
+SQL_TYPES = {
+    "timestamp": "TIMESTAMP",
+    "string": "VARCHAR",
+    "double": "DOUBLE",
+    "integer": "BIGINT",
+    "boolean": "BOOLEAN",
+}
+SMALL_BLOCK_BYTES = 16_384
+LARGE_BLOCK_BYTES = 262_144
+SMALL_BATCH_ROWS = 50_000
+# Bounds of a string column are cut to this many characters, so that one long text cannot bloat the catalog.
+BOUND_LENGTH = 64
+
+
+class DuckDBFile:
+    """Writes and scans DuckDB files."""
+
+    extension = "duckdb"
+
+    def write(self, engine: Engine, path: Path, table_name: str, schema: Schema, rows: pa.Table) -> WrittenFile:
+        block_bytes = SMALL_BLOCK_BYTES if rows.num_rows <= SMALL_BATCH_ROWS else LARGE_BLOCK_BYTES
+        columns = ", ".join(
+            f"{quote_identifier(field.name)}::{SQL_TYPES[field.type]} AS {quote_identifier(field.name)}"
+            for field in schema.fields
+        )
+        with engine.lease([str(path.parent)]) as instance, disk_errors():
+            cursor = instance.cursor()
+            with cursor, _attached(cursor, path, f"(BLOCK_SIZE {block_bytes})") as alias:
+                cursor.register("batch", rows)
+                # The instance checkpoints on every commit, so the rows go straight into the file: no log
+                # beside it that could be left behind when the file moves.
+                cursor.execute(f"CREATE TABLE {alias}.{quote_identifier(table_name)} AS SELECT {columns} FROM batch")
+                cursor.execute(f"CHECKPOINT {alias}")
+            if path.with_name(f"{path.name}.wal").exists():
+                raise OSError(f"{path.name}: a write-ahead log was left beside the file")
+            _sync(path)
+            with instance.cursor() as reader, _attached(reader, path, "(READ_ONLY)") as alias:
+                return _count(reader, f"{alias}.{quote_identifier(table_name)}", schema)
+
+    def attach(self, location: str, alias: str) -> str:
+        return f"ATTACH {quote_literal(location)} AS {quote_identifier(alias)} (TYPE duckdb, READ_ONLY)"
+
+    def detach(self, alias: str) -> str:
+        return f"DETACH {quote_identifier(alias)}"
+
+    def relation(self, location: str, alias: str, table_name: str) -> str:  # noqa: ARG002
+        return f"{quote_identifier(alias)}.{quote_identifier(table_name)}"
+
+
+@contextmanager
+def _attached(cursor: duckdb.DuckDBPyConnection, path: Path, options: str) -> Iterator[str]:
+    alias = quote_identifier(f"file-{uuid4()}")
+    cursor.execute(f"ATTACH {quote_literal(str(path))} AS {alias} {options}")
+    try:
+        yield alias
+    finally:
+        cursor.execute(f"DETACH {alias}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _count(cursor: duckdb.DuckDBPyConnection, relation: str, schema: Schema) -> WrittenFile:
+    bounds = ", ".join(_bounds_sql(field) for field in schema.fields)
+    found = cursor.execute(f"SELECT count(*), {bounds} FROM {relation}").fetchone()
+    assert found is not None
+    rows, values = found[0], found[1:]
+    statistics: Mapping[str, ColumnStatistics] = {
+        field.name: _statistics(field, rows, *values[index * 3 : index * 3 + 3])
+        for index, field in enumerate(schema.fields)
+    }
+    return WrittenFile(rows, statistics)
+
+
+def _bounds_sql(field: Field) -> str:
+    column = quote_identifier(field.name)
+    value = f"epoch_us({column})" if field.type == "timestamp" else column
+    return f"min({value}), max({value}), count({column})"
+
+
+def _statistics(field: Field, rows: int, minimum: Any, maximum: Any, present: int) -> ColumnStatistics:
+    if field.type == "string" and present:
+        # A cut maximum is below the true one: it is marked, and pruning then asks only the minimum's side.
+        exact = len(minimum) <= BOUND_LENGTH and len(maximum) <= BOUND_LENGTH
+        return ColumnStatistics(minimum[:BOUND_LENGTH], maximum[:BOUND_LENGTH], rows - present, exact)
+    return ColumnStatistics(minimum, maximum, rows - present)

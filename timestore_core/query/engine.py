@@ -1,0 +1,216 @@
+"""The local engine: runs a plan on this process's DuckDB and gives the answer's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import duckdb
+import pyarrow as pa
+import structlog
+
+from timestore_core.aggregations import Aggregation
+from timestore_core.engine.attached import Attachment
+from timestore_core.engine.instance import Engine, Instance
+from timestore_core.errors import InvalidRequest, PartitionUnreadable, TimestoreError, TooLarge
+from timestore_core.names import quote_identifier
+from timestore_core.partitions.format import PartitionFormat
+from timestore_core.query.plan import PlannedPartition, QueryPlan
+from timestore_core.query.sql import json_rows_sql, merge_sql, partial_sql, undivided_sql
+from timestore_core.query.watch import Watchdog
+
+log = structlog.get_logger(__name__)
+
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class JsonRows:
+    """The answer's rows as JSON objects with commas between them, and their number."""
+
+    objects: bytes
+    rows: int
+
+
+class QueryEngine(Protocol):
+    """Runs plans. `formats` are the partition formats that it reads."""
+
+    formats: frozenset[str]
+
+    def json_rows(self, plan: QueryPlan, allowed: Iterable[str], is_gone: Callable[[], bool] | None) -> JsonRows:
+        """The plan's answer. `allowed` are the locations that the plan's files are under."""
+
+    def check(self) -> None:
+        """Run a real, tiny query; raises when the engine cannot."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """What an engine is made from."""
+
+    engine: Engine
+    formats: Mapping[str, PartitionFormat]
+    aggregations: Mapping[str, Aggregation]
+    max_attached: int
+    max_rows: int
+
+
+QueryEngineFactory = Callable[[EngineParts], QueryEngine]
+
+
+class LocalEngine:
+    """DuckDB in this process. A plan over more files than may be attached at once runs in fragments."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        self._engine = parts.engine
+        self._formats = parts.formats
+        self._functions = parts.aggregations
+        self._fragment_size = parts.max_attached
+        self._max_rows = parts.max_rows
+        self._watchdog = Watchdog()
+        self.formats = frozenset(parts.formats)
+
+    def json_rows(self, plan: QueryPlan, allowed: Iterable[str], is_gone: Callable[[], bool] | None) -> JsonRows:
+        if not plan.partitions:
+            return JsonRows(b"", 0)
+        try:
+            with (
+                self._engine.lease(allowed) as instance,
+                instance.cursor() as cursor,
+                self._watchdog.watching(cursor, plan.timeout_ms, is_gone),
+            ):
+                answer = self._run(instance, cursor, plan)
+        except duckdb.OutOfMemoryException as error:
+            raise TooLarge(
+                "the query needs more memory than TIMESTORE_QUERY_MEMORY_BYTES and TIMESTORE_QUERY_TEMP_BYTES "
+                "allow; ask for a shorter time range, fewer columns or larger buckets",
+                code="query_memory",
+            ) from error
+        except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
+            raise InvalidRequest("a result is out of the range of its type") from error
+        except duckdb.Error as error:
+            with self._engine.lease(allowed) as instance:
+                raise self._explained(instance, plan, error) from error
+        if plan.limit_is_guard and answer.rows >= plan.row_limit:
+            raise TooLarge(
+                f"the answer has more than {plan.row_limit - 1} rows (TIMESTORE_QUERY_MAX_ROWS); "
+                "ask with a limit, a shorter time range or larger buckets",
+                code="query_rows",
+            )
+        return answer
+
+    def check(self) -> None:
+        with self._engine.lease(()) as instance, instance.cursor() as cursor:
+            found = cursor.execute("SELECT count(*) FROM range(10)").fetchone()
+        if found != (10,):
+            raise RuntimeError("the query engine does not answer")
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _run(self, instance: Instance, cursor: duckdb.DuckDBPyConnection, plan: QueryPlan) -> JsonRows:
+        size = self._fragment_size
+        fragments = [plan.partitions[at : at + size] for at in range(0, len(plan.partitions), size)]
+        with ExitStack() as pinned:
+            if len(fragments) == 1:
+                relations = self._attach(instance, fragments[0], pinned)
+                inner = undivided_sql(plan, fragments[0], relations, self._functions)
+                return _fetch(cursor, json_rows_sql(plan.output, inner), _bounds(plan, fragments[0]))
+        partials = []
+        for number, fragment in enumerate(fragments):
+            with ExitStack() as pinned:
+                relations = self._attach(instance, fragment, pinned)
+                sql = partial_sql(plan, fragment, relations, self._functions)
+                name = quote_identifier(f"partial-{number}")
+                cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", _bounds(plan, fragment))
+                partials.append(name)
+        inner = merge_sql(plan, partials, self._functions)
+        return _fetch(cursor, json_rows_sql(plan.output, inner), {})
+
+    def _attach(self, instance: Instance, partitions: Sequence[PlannedPartition], pinned: ExitStack) -> dict[str, str]:
+        """Keep the files attached until `pinned` closes; the SQL of each one's rows by partition id."""
+        relations, attachments = {}, []
+        by_alias = {}
+        for partition in partitions:
+            format_ = self._formats[partition.format]
+            attach = format_.attach(partition.location, partition.id)
+            detach = format_.detach(partition.id)
+            if attach is not None and detach is not None:
+                attachments.append(Attachment(partition.id, attach, detach))
+                by_alias[partition.id] = partition
+            relations[partition.id] = format_.relation(partition.location, partition.id, partition.table_name)
+
+        def failed(attachment: Attachment, error: Exception) -> Exception:
+            return _unreadable(by_alias[attachment.alias], error)
+
+        pinned.enter_context(instance.attached.pinned(attachments, failed))
+        return relations
+
+    def _explained(self, instance: Instance, plan: QueryPlan, error: duckdb.Error) -> Exception:
+        """Which partition is at fault: each is read alone, those that are well are not."""
+        for partition in plan.partitions:
+            try:
+                with ExitStack() as pinned, instance.cursor() as cursor:
+                    relation = self._attach(instance, [partition], pinned)[partition.id]
+                    columns = ", ".join(f"min({quote_identifier(name)})" for name in partition.schema.names)
+                    cursor.execute(f"SELECT {columns} FROM {relation}").fetchone()
+            except PartitionUnreadable as unreadable:
+                return unreadable
+            except duckdb.Error as alone:
+                return _unreadable(partition, alone)
+        return error
+
+
+def _unreadable(partition: PlannedPartition, error: Exception) -> TimestoreError:
+    log.error("partition.unreadable", partition=partition.id, path=partition.file_path, error=str(error)[:500])
+    found = _size(partition.location)
+    if found is None:
+        what = "its file is missing"
+    elif found != partition.size_bytes:
+        what = f"its file has {found} bytes instead of {partition.size_bytes}"
+    else:
+        what = "its file is damaged"
+    return PartitionUnreadable(
+        f"partition {partition.id} cannot be read: {what}; other time ranges can be queried",
+        details={"partitionId": partition.id, "filePath": partition.file_path},
+    )
+
+
+def _size(location: str) -> int | None:
+    try:
+        return Path(location).stat().st_size
+    except OSError:
+        return None
+
+
+def _bounds(plan: QueryPlan, partitions: Sequence[PlannedPartition]) -> dict[str, int]:
+    """The statement's parameters: none where every file is wholly in range, since then it names none."""
+    if all(partition.within_range for partition in partitions):
+        return {}
+    return {"start": plan.time_range.start_us, "end": plan.time_range.end_us}
+
+
+def _fetch(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, int]) -> JsonRows:
+    """The single text column's bytes, put together without a Python object for each row."""
+    reader = cursor.execute(sql, dict(parameters)).to_arrow_reader(_BATCH_ROWS)
+    pieces, rows = [], 0
+    for batch in reader:
+        pieces.append(_text_bytes(batch.column(0)))
+        rows += batch.num_rows
+    return JsonRows(b"".join(pieces)[:-1], rows)
+
+
+def _text_bytes(column: pa.StringArray) -> memoryview:
+    """The bytes of all its values, one after the other."""
+    if len(column) == 0:
+        return memoryview(b"")
+    _, offsets, data = column.buffers()
+    width = 8 if pa.types.is_large_string(column.type) else 4
+    ends = memoryview(offsets).cast("q" if width == 8 else "i")
+    return memoryview(data)[ends[column.offset] : ends[column.offset + len(column)]]

@@ -1,0 +1,131 @@
+"""Everything that a process needs to serve, put together once and given back at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from timestore_core.catalog.database import Database
+from timestore_core.catalog.datasets import ensure_default_target, find_storage_target
+from timestore_core.catalog.snapshots import SnapshotCache
+from timestore_core.engine.instance import Engine, EngineLimits
+from timestore_core.errors import ConfigurationError, NotFound, Unavailable
+from timestore_core.model import Dataset, StorageTarget
+from timestore_core.plugins import PluginHost
+from timestore_core.query.engine import EngineParts, QueryEngine
+from timestore_core.queues import Queue
+from timestore_core.settings import MIB, Settings
+from timestore_core.storage import StorageDriver
+
+ENGINE = "duckdb"
+
+
+class Targets:
+    """Storage targets and their opened drivers, each once per process. Thread-safe."""
+
+    def __init__(self, settings: Settings, database: Database, plugins: PluginHost) -> None:
+        self._settings = settings
+        self._database = database
+        self._plugins = plugins
+        self._lock = threading.Lock()
+        self._default: StorageTarget | None = None
+        self._known: dict[str, StorageTarget] = {}
+        self._drivers: dict[tuple[str, str], StorageDriver] = {}
+
+    @property
+    def default(self) -> StorageTarget:
+        """The default target, made in the catalog when it is first asked for."""
+        if self._default is None:
+            kind = self._settings.storage_driver
+            config = self._plugins.storage_kind(kind).default_config(self._settings)
+            self._default = ensure_default_target(self._database, kind, config)
+            self._known[self._default.id] = self._default
+        return self._default
+
+    def get(self, target_id: str) -> StorageTarget:
+        """The target of this id. Raises NotFound."""
+        known = self._known.get(target_id)
+        if known is None:
+            known = find_storage_target(self._database, target_id)
+            if known is None:
+                raise NotFound(f"storage target {target_id} not found")
+            self._known[target_id] = known
+        return known
+
+    def for_ingest(self, asked: str | None, dataset: Dataset | None) -> StorageTarget:
+        """Where a batch goes: the target asked for, else the dataset's, else the default."""
+        if asked is not None:
+            return self.get(asked)
+        if dataset is not None and dataset.default_storage_target_id is not None:
+            return self.get(dataset.default_storage_target_id)
+        return self.default
+
+    def driver(self, target: StorageTarget) -> StorageDriver:
+        """The target's driver. Raises Unavailable where its kind or its config does not work here."""
+        key = (target.id, target.updated_at.isoformat())
+        with self._lock:
+            if key not in self._drivers:
+                try:
+                    self._drivers[key] = self._plugins.storage_kind(target.kind).open(target.config)
+                except (ConfigurationError, ValueError, OSError) as error:
+                    raise Unavailable(f"the storage target {target.name} cannot be opened: {error}") from error
+            return self._drivers[key]
+
+
+class Runtime:
+    """One process's service: settings, plugins, catalog, storage and engines. Made after a fork."""
+
+    def __init__(self, settings: Settings, plugins: PluginHost) -> None:
+        self.settings = settings
+        self.plugins = plugins
+        self.database = Database(settings)
+        self.database.open()
+        self.targets = Targets(settings, self.database, plugins)
+        self.snapshots = SnapshotCache(self.database)
+        self.queue = _queue(settings, plugins)
+        self.writing = Engine("write", _limits(settings, threads=1, memory_bytes=512 * MIB, max_attached=64))
+        self.engine = self._query_engine()
+        self._closers: list[Callable[[], None]] = [self.engine.close, self.writing.close, self.database.close]
+
+    def close(self) -> None:
+        """Give back connections, engines and spilled files."""
+        for close in self._closers:
+            close()
+
+    def _query_engine(self) -> QueryEngine:
+        settings = self.settings
+        limits = _limits(
+            settings,
+            threads=settings.query_threads,
+            memory_bytes=settings.query_memory_bytes,
+            max_attached=settings.query_max_attached,
+        )
+        factory = self.plugins.query_engines.get(ENGINE)
+        if factory is None:
+            raise ConfigurationError(f"no plugin gives the query engine {ENGINE!r}")
+        return factory(
+            EngineParts(
+                engine=Engine("query", limits),
+                formats=self.plugins.partition_formats,
+                aggregations=self.plugins.aggregations,
+                max_attached=settings.query_max_attached,
+                max_rows=settings.query_max_rows,
+            )
+        )
+
+
+def _limits(settings: Settings, *, threads: int, memory_bytes: int, max_attached: int) -> EngineLimits:
+    spill: Path = settings.spill_dir
+    return EngineLimits(threads, memory_bytes, settings.query_temp_bytes, spill, max_attached)
+
+
+def _queue(settings: Settings, plugins: PluginHost) -> Queue:
+    url = settings.redis_url.get_secret_value()
+    scheme = "inline" if settings.inline else url.partition(":")[0]
+    factory = plugins.queues.get(scheme)
+    if factory is None:
+        raise ConfigurationError(
+            f"REDIS_URL: no plugin gives a queue for {scheme!r}; set REDIS_URL=inline to run all work in the request"
+        )
+    return factory(settings)

@@ -1,0 +1,100 @@
+"""JSON from clients into typed structures, with every fault named at once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import jsonschema
+import msgspec
+from jsonschema.protocols import Validator
+
+from timestore_core.errors import InvalidRequest, Problem
+
+T = TypeVar("T")
+MAX_PROBLEMS = 50
+
+
+@lru_cache(maxsize=32)
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+@lru_cache(maxsize=32)
+def _validator(kind: Hashable) -> Validator:
+    validator: Validator = jsonschema.Draft202012Validator(msgspec.json.schema(kind))
+    return validator
+
+
+def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """The body as `kind`. Raises InvalidRequest with every fault's path, or saying that it is no JSON."""
+    try:
+        value: T = _decoder(kind).decode(body)
+    except msgspec.ValidationError as error:
+        raise _listed(body, kind, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise invalid_json() from None
+    except RecursionError:
+        raise InvalidRequest.at("body", "is nested too deeply") from None
+    return value
+
+
+def invalid_json() -> InvalidRequest:
+    """The contract's answer to a body that is not JSON at all."""
+    return InvalidRequest(
+        "Body is not valid JSON but content-type is set to 'application/json'",
+        code="FST_ERR_CTP_INVALID_JSON_BODY",
+    )
+
+
+def _listed(body: bytes | msgspec.Raw, kind: type[Any], first: msgspec.ValidationError) -> InvalidRequest:
+    """All faults, not only the first: the same types' JSON Schema is held against the body."""
+    try:
+        value = msgspec.json.decode(body)
+        problems = []
+        for error in _validator(kind).iter_errors(value):
+            problems.append(Problem(_path(list(error.absolute_path)), _short(error)))
+            if len(problems) == MAX_PROBLEMS:
+                break
+    except (msgspec.DecodeError, RecursionError):
+        problems = []
+    if not problems:
+        text, _, where = str(first).partition(" - at `$")
+        problems = [Problem(where.rstrip("`").lstrip(".") or "body", text)]
+    return InvalidRequest.of(sorted(problems, key=lambda problem: problem.path))
+
+
+def _path(parts: list[str | int]) -> str:
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path or "body"
+
+
+def _short(error: jsonschema.ValidationError) -> str:
+    """What is wrong without repeating a value of any size."""
+    wanted: Any = error.validator_value
+    match error.validator:
+        case "required":
+            missing = sorted(set(wanted) - set(error.instance))
+            return f"lacks {', '.join(missing)}"
+        case "type":
+            return f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+        case "enum":
+            return f"must be one of {', '.join(map(str, wanted))}"
+        case "anyOf":
+            kinds = [str(one.get("type", one.get("$ref", "object").rsplit("/", 1)[-1])) for one in wanted]
+            inner = [found for found in error.context or [] if found.validator != "type"]
+            return _short(inner[0]) if inner else f"must be of type {' or '.join(kinds)}"
+        case "minimum":
+            return f"must be at least {wanted}"
+        case "maximum":
+            return f"must be at most {wanted}"
+        case "minItems":
+            return f"must have at least {wanted} item{'s' if wanted != 1 else ''}"
+        case "minLength":
+            return f"must have at least {wanted} character{'s' if wanted != 1 else ''}"
+        case "maxLength":
+            return f"must have at most {wanted} characters"
+    return f"breaks the rule {error.validator!r}"
