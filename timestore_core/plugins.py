@@ -61,6 +61,11 @@ class PluginHost:
         """The driver of a kind. Raises ConfigurationError naming the kinds that there are."""
         return _named(self.storage_kinds, kind, "storage kind")
 
+    def secret_keys(self, kind: str) -> frozenset[str]:
+        """The keys of a target's config whose values are never shown."""
+        known = self.storage_kinds.get(kind)
+        return known.secret_keys if known else frozenset()
+
     def partition_format(self, name: str) -> PartitionFormat:
         """The format of that name. Raises ConfigurationError naming the formats that there are."""
         return _named(self.partition_formats, name, "partition format")

@@ -115,6 +115,13 @@ class Runtime:
         )
 
 
+def check_configuration(settings: Settings, plugins: PluginHost) -> None:
+    """Raise ConfigurationError where a part that the settings name is given by no plugin."""
+    plugins.storage_kind(settings.storage_driver)
+    plugins.partition_format("duckdb")
+    _queue(settings, plugins)
+
+
 def _limits(settings: Settings, *, threads: int, memory_bytes: int, max_attached: int) -> EngineLimits:
     spill: Path = settings.spill_dir
     return EngineLimits(threads, memory_bytes, settings.query_temp_bytes, spill, max_attached)

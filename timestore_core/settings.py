@@ -50,6 +50,11 @@ class Settings(BaseSettings):
         "TIMESTORE_HTTP_WORKERS", default=min(4, _cpu_count()), help="server processes; cores, at most 4"
     )
     http_threads: Positive = _env("TIMESTORE_HTTP_THREADS", default=16, help="request threads of each server process")
+    http_idle_timeout_ms: Positive = _env(
+        "TIMESTORE_HTTP_IDLE_TIMEOUT_MS",
+        default=30_000,
+        help="a client that sends or takes nothing for this long is disconnected",
+    )
     shutdown_drain_ms: NotNegative = _env(
         "TIMESTORE_SHUTDOWN_DRAIN_MS",
         default=1000,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jsonschema
 import msgspec
@@ -17,12 +17,12 @@ MAX_PROBLEMS = 50
 
 
 @lru_cache(maxsize=32)
-def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
 @lru_cache(maxsize=32)
-def _validator(kind: Hashable) -> Validator:
+def _validator(kind: Any) -> Validator:
     validator: Validator = jsonschema.Draft202012Validator(msgspec.json.schema(kind))
     return validator
 
@@ -30,7 +30,7 @@ def _validator(kind: Hashable) -> Validator:
 def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     """The body as `kind`. Raises InvalidRequest with every fault's path, or saying that it is no JSON."""
     try:
-        value: T = _decoder(kind).decode(body)
+        value: T = _decoder(cast(Hashable, kind)).decode(body)
     except msgspec.ValidationError as error:
         raise _listed(body, kind, error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -53,7 +53,7 @@ def _listed(body: bytes | msgspec.Raw, kind: type[Any], first: msgspec.Validatio
     try:
         value = msgspec.json.decode(body)
         problems = []
-        for error in _validator(kind).iter_errors(value):
+        for error in _validator(cast(Hashable, kind)).iter_errors(value):
             problems.append(Problem(_path(list(error.absolute_path)), _short(error)))
             if len(problems) == MAX_PROBLEMS:
                 break

@@ -19,7 +19,8 @@ _TARGETS = "SELECT * FROM storage_targets ORDER BY name"
 
 # The default target's config follows the settings; an equal one is left alone, so that starts write nothing.
 _ENSURE_TARGET = """
-INSERT INTO storage_targets (id, name, kind, description, config) VALUES (%(id)s, %(name)s, %(kind)s, %(description)s, %(config)s)
+INSERT INTO storage_targets (id, name, kind, description, config)
+VALUES (%(id)s, %(name)s, %(kind)s, %(description)s, %(config)s)
 ON CONFLICT (name) DO UPDATE SET config = excluded.config, kind = excluded.kind, updated_at = now()
 WHERE (storage_targets.config, storage_targets.kind) IS DISTINCT FROM (excluded.config, excluded.kind)
 """

@@ -102,7 +102,7 @@ def _to_string(value: Any) -> str:
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(value, int):
         return str(value) if value.bit_length() < 4096 else _refuse()
-    _refuse()
+    return _refuse()
 
 
 def _to_double(value: Any) -> float:

@@ -1,0 +1,24 @@
+"""Who asks, and whether they may."""
+
+from __future__ import annotations
+
+import falcon
+
+from timestore_core.errors import Forbidden
+from timestore_core.hookspecs import Action
+from timestore_core.model import Actor, Dataset
+from timestore_core.runtime import Runtime
+
+
+def identify(runtime: Runtime, req: falcon.Request) -> Actor:
+    """The actor of the request, also for its line in the log."""
+    headers = {name.lower(): value for name, value in req.headers.items()}
+    actor = runtime.plugins.principal(headers, runtime.settings)
+    req.context.log["actor"] = actor.id
+    return actor
+
+
+def require(runtime: Runtime, actor: Actor, action: Action, dataset: Dataset | None) -> None:
+    """Raise Forbidden unless the actor may."""
+    if not runtime.plugins.may(actor, action, dataset, runtime.settings):
+        raise Forbidden(f"the scopes of this request do not allow to {action} here")

@@ -1,0 +1,87 @@
+"""Is the process alive, and can it do its work: /health, /ready and their second names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import falcon
+import structlog
+
+from timestore_core.errors import TimestoreError
+from timestore_core.runtime import Runtime
+
+log = structlog.get_logger(__name__)
+
+_CHECK_TIMEOUT_S = 5
+_CLOCK_TOLERANCE_S = 60
+
+
+class HealthResource:
+    """Alive: answers without touching anything."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        del req
+        resp.media = {"status": "ok"}
+
+
+class ReadyResource:
+    """Ready: every dependency by name. 503 when one is down, and from the moment a shutdown begins."""
+
+    def __init__(self, runtime: Runtime, is_draining: Callable[[], bool]) -> None:
+        self._runtime = runtime
+        self._is_draining = is_draining
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ready")
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        del req
+        if self._is_draining():
+            resp.status = falcon.HTTP_503
+            resp.media = {"status": "draining", "details": {}}
+            return
+        checks = {
+            "postgresql": self._postgresql,
+            "storage": self._storage,
+            "engine": self._engine,
+            "queue": self._queue,
+        }
+        running = {name: self._pool.submit(check) for name, check in checks.items()}
+        details = {name: _result(name, future) for name, future in running.items()}
+        ready = all(detail["status"] != "down" for detail in details.values())
+        resp.status = falcon.HTTP_200 if ready else falcon.HTTP_503
+        resp.media = {"status": "ready" if ready else "unavailable", "details": details}
+
+    def _postgresql(self) -> Mapping[str, Any]:
+        found = self._runtime.database.check()
+        warnings = []
+        if found["commits"] == "off" or found["fsync"] == "off":
+            warnings.append("synchronous_commit or fsync is off: a crash of PostgreSQL can lose acknowledged batches")
+        if abs((found["now"] - datetime.now(UTC)).total_seconds()) > _CLOCK_TOLERANCE_S:
+            warnings.append("this host's clock and PostgreSQL's disagree by more than a minute")
+        return {"warnings": warnings} if warnings else {}
+
+    def _storage(self) -> Mapping[str, Any]:
+        target = self._runtime.targets.default
+        self._runtime.targets.driver(target).check()
+        return {"target": target.name}
+
+    def _engine(self) -> Mapping[str, Any]:
+        self._runtime.engine.check()
+        return {}
+
+    def _queue(self) -> Mapping[str, Any]:
+        return self._runtime.queue.check()
+
+
+def _result(name: str, future: Future[Mapping[str, Any]]) -> dict[str, Any]:
+    try:
+        return {"status": "up", **future.result(timeout=_CHECK_TIMEOUT_S)}
+    except TimeoutError:
+        return {"status": "down", "message": f"did not answer within {_CHECK_TIMEOUT_S} s"}
+    except TimestoreError as error:
+        return {"status": "down", "message": error.message}
+    except Exception as error:
+        log.warning("ready.down", dependency=name, error=str(error)[:300])
+        return {"status": "down", "message": f"{type(error).__name__}; the log says more"}

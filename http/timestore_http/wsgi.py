@@ -1,0 +1,30 @@
+"""What gunicorn loads in each worker, after the fork: `timestore_http.wsgi:make()`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import Any
+
+import falcon
+import structlog
+
+from timestore_core.plugins import load_plugins
+from timestore_core.runtime import Runtime
+from timestore_core.settings import load_settings, unknown_variables
+from timestore_http.app import make_app
+from timestore_http.logs import configure_logs
+from timestore_http.worker import is_draining
+
+log = structlog.get_logger(__name__)
+
+
+def make() -> falcon.App[Any, Any]:
+    """The application of this process."""
+    settings = load_settings()
+    configure_logs(settings.log_level, settings.log_format)
+    for name, close in unknown_variables(os.environ):
+        log.warning("settings.unknown", variable=name, meant=close)
+    runtime = Runtime(settings, load_plugins())
+    atexit.register(runtime.close)
+    return make_app(runtime, is_draining)

@@ -1,0 +1,34 @@
+"""Talking to people: errors on standard error without a traceback, and the exit status that scripts expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from timestore_core.errors import TimestoreError
+
+out = Console()
+err = Console(stderr=True)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong and end with status 1."""
+    err.print(f"[bold red]error:[/] {_escaped(message)}", highlight=False)
+    raise typer.Exit(1)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn the core's errors into a line for people and status 1."""
+    try:
+        yield
+    except TimestoreError as error:
+        fail(error.message)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

