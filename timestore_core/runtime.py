@@ -47,7 +47,7 @@ class Targets:
         """The target of this id. Raises NotFound."""
         known = self._known.get(target_id)
         if known is None:
-            known = find_storage_target(self._database, target_id)
+            known = None if "\0" in target_id else find_storage_target(self._database, target_id)
             if known is None:
                 raise NotFound(f"storage target {target_id} not found")
             self._known[target_id] = known

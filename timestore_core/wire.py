@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import itertools
+from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -52,17 +53,26 @@ def _listed(body: bytes | msgspec.Raw, kind: type[Any], first: msgspec.Validatio
     """All faults, not only the first: the same types' JSON Schema is held against the body."""
     try:
         value = msgspec.json.decode(body)
-        problems = []
-        for error in _validator(cast(Hashable, kind)).iter_errors(value):
-            problems.append(Problem(_path(list(error.absolute_path)), _short(error)))
-            if len(problems) == MAX_PROBLEMS:
-                break
+        found = (leaf for error in _validator(cast(Hashable, kind)).iter_errors(value) for leaf in _leaves(error))
+        problems = [
+            Problem(_path(list(error.absolute_path)), _short(error)) for error in itertools.islice(found, MAX_PROBLEMS)
+        ]
     except (msgspec.DecodeError, RecursionError):
         problems = []
     if not problems:
         text, _, where = str(first).partition(" - at `$")
         problems = [Problem(where.rstrip("`").lstrip(".") or "body", text)]
     return InvalidRequest.of(sorted(problems, key=lambda problem: problem.path))
+
+
+def _leaves(error: jsonschema.ValidationError) -> Iterator[jsonschema.ValidationError]:
+    """The faults themselves: of an optional field, those inside the form that it was meant to have."""
+    inside = [one for one in error.context or [] if one.validator != "type" or one.relative_path]
+    if error.validator != "anyOf" or not inside:
+        yield error
+        return
+    for one in inside:
+        yield from _leaves(one)
 
 
 def _path(parts: list[str | int]) -> str:
@@ -85,8 +95,7 @@ def _short(error: jsonschema.ValidationError) -> str:
             return f"must be one of {', '.join(map(str, wanted))}"
         case "anyOf":
             kinds = [str(one.get("type", one.get("$ref", "object").rsplit("/", 1)[-1])) for one in wanted]
-            inner = [found for found in error.context or [] if found.validator != "type"]
-            return _short(inner[0]) if inner else f"must be of type {' or '.join(kinds)}"
+            return f"must be of type {' or '.join(kinds)}"
         case "minimum":
             return f"must be at least {wanted}"
         case "maximum":

@@ -102,9 +102,14 @@ def _bounds_sql(field: Field) -> str:
     return f"min({value}), max({value}), count({column})"
 
 
+def _bound(text: str) -> str:
+    """A prefix that the catalog can hold: not too long, and without the NUL that PostgreSQL's JSON refuses."""
+    return text[:BOUND_LENGTH].partition("\0")[0]
+
+
 def _statistics(field: Field, rows: int, minimum: Any, maximum: Any, present: int) -> ColumnStatistics:
     if field.type == "string" and present:
         # A cut maximum is below the true one: it is marked, and pruning then asks only the minimum's side.
-        exact = len(minimum) <= BOUND_LENGTH and len(maximum) <= BOUND_LENGTH
-        return ColumnStatistics(minimum[:BOUND_LENGTH], maximum[:BOUND_LENGTH], rows - present, exact)
+        low, high = _bound(minimum), _bound(maximum)
+        return ColumnStatistics(low, high, rows - present, (low, high) == (minimum, maximum))
     return ColumnStatistics(minimum, maximum, rows - present)
