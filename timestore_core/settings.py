@@ -250,10 +250,14 @@ def load_settings() -> Settings:
         raise ConfigurationError("wrong settings:\n  " + "\n  ".join(lines)) from None
 
 
+# Read by the command line, not by the service.
+_COMMAND_LINE = {"TIMESTORE_HOME", "TIMESTORE_URL", "TIMESTORE_IAM_USER", "TIMESTORE_IAM_SCOPES"}
+
+
 def unknown_variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
     """Each TIMESTORE_* variable that nothing reads, with the name that was probably meant."""
     known = {name for field in Settings.model_fields.values() for name in variables(field)}
-    known |= {f"{name}_FILE" for name in known} | {"TIMESTORE_HOME"}
+    known |= {f"{name}_FILE" for name in known} | _COMMAND_LINE
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in known:
             close = difflib.get_close_matches(name, known, n=1)

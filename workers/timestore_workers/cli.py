@@ -10,6 +10,8 @@ import typer
 
 from timestore_core import __version__
 from timestore_workers.console import explained, out
+from timestore_workers.ingest_command import ingest
+from timestore_workers.query_command import query
 
 app = typer.Typer(
     name="timestore",
@@ -113,6 +115,10 @@ def doctor() -> None:
     from timestore_workers.doctor import examine, report
 
     raise typer.Exit(0 if report(examine()) else 1)
+
+
+app.command()(ingest)
+app.command()(query)
 
 
 def main() -> None:

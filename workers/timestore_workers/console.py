@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-from timestore_core.errors import TimestoreError
+from timestore_core.errors import TimestoreError, Unavailable
 
 out = Console()
 err = Console(stderr=True)
@@ -26,6 +26,8 @@ def explained() -> Iterator[None]:
     """Turn the core's errors into a line for people and status 1."""
     try:
         yield
+    except Unavailable as error:
+        fail(f"{error.message}\n`timestore doctor` says what is wrong; `timestore dev` brings a PostgreSQL of its own.")
     except TimestoreError as error:
         fail(error.message)
 
