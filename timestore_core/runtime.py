@@ -110,9 +110,19 @@ class Runtime:
                 formats=self.plugins.partition_formats,
                 aggregations=self.plugins.aggregations,
                 max_attached=settings.query_max_attached,
-                max_rows=settings.query_max_rows,
+                max_answer_bytes=settings.query_max_answer_bytes,
             )
         )
+
+
+def prepare_catalog(settings: Settings, plugins: PluginHost) -> None:
+    """Make the default storage target, so that operators find it before the first batch."""
+    database = Database(settings)
+    database.open()
+    try:
+        _ = Targets(settings, database, plugins).default
+    finally:
+        database.close()
 
 
 def check_configuration(settings: Settings, plugins: PluginHost) -> None:

@@ -147,6 +147,9 @@ class Settings(BaseSettings):
         default=1_000_000,
         help="rows (or buckets) of an answer to a query without `limit`",
     )
+    query_max_answer_bytes: Positive = _env(
+        "TIMESTORE_QUERY_MAX_ANSWER_BYTES", default=256 * MIB, help="size of an answer"
+    )
     query_max_aggregations: Positive = _env(
         "TIMESTORE_QUERY_MAX_AGGREGATIONS", default=100, help="aggregations of a query"
     )

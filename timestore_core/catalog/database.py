@@ -113,8 +113,10 @@ class Database:
     def _configure(self, connection: Connection) -> None:
         connection.execute(
             "SELECT set_config('search_path', quote_ident(%s), false), "
-            "set_config('statement_timeout', %s, false), set_config('TimeZone', 'UTC', false)",
-            [self.schema, str(_STATEMENT_TIMEOUT_MS)],
+            "set_config('statement_timeout', %s, false), set_config('TimeZone', 'UTC', false), "
+            # A process that was stopped in mid-transaction must not hold a dataset's lock for ever.
+            "set_config('idle_in_transaction_session_timeout', %s, false)",
+            [self.schema, str(_STATEMENT_TIMEOUT_MS), str(_STATEMENT_TIMEOUT_MS)],
         )
         self._away = False
 

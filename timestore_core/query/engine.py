@@ -58,7 +58,7 @@ class EngineParts:
     formats: Mapping[str, PartitionFormat]
     aggregations: Mapping[str, Aggregation]
     max_attached: int
-    max_rows: int
+    max_answer_bytes: int
 
 
 QueryEngineFactory = Callable[[EngineParts], QueryEngine]
@@ -72,7 +72,7 @@ class LocalEngine:
         self._formats = parts.formats
         self._functions = parts.aggregations
         self._fragment_size = parts.max_attached
-        self._max_rows = parts.max_rows
+        self._max_answer_bytes = parts.max_answer_bytes
         self._watchdog = Watchdog()
         self.formats = frozenset(parts.formats)
 
@@ -121,7 +121,7 @@ class LocalEngine:
             if len(fragments) == 1:
                 relations = self._attach(instance, fragments[0], pinned)
                 inner = undivided_sql(plan, fragments[0], relations, self._functions)
-                return _fetch(cursor, json_rows_sql(plan.output, inner), _bounds(plan, fragments[0]))
+                return self._fetch(cursor, json_rows_sql(plan.output, inner), _bounds(plan, fragments[0]))
         partials = []
         for number, fragment in enumerate(fragments):
             with ExitStack() as pinned:
@@ -131,7 +131,7 @@ class LocalEngine:
                 cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", _bounds(plan, fragment))
                 partials.append(name)
         inner = merge_sql(plan, partials, self._functions)
-        return _fetch(cursor, json_rows_sql(plan.output, inner), {})
+        return self._fetch(cursor, json_rows_sql(plan.output, inner), {})
 
     def _attach(self, instance: Instance, partitions: Sequence[PlannedPartition], pinned: ExitStack) -> dict[str, str]:
         """Keep the files attached until `pinned` closes; the SQL of each one's rows by partition id."""
@@ -194,16 +194,6 @@ def _bounds(plan: QueryPlan, partitions: Sequence[PlannedPartition]) -> dict[str
     if all(partition.within_range for partition in partitions):
         return {}
     return {"start": plan.time_range.start_us, "end": plan.time_range.end_us}
-
-
-def _fetch(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, int]) -> JsonRows:
-    """The single text column's bytes, put together without a Python object for each row."""
-    reader = cursor.execute(sql, dict(parameters)).to_arrow_reader(_BATCH_ROWS)
-    pieces, rows = [], 0
-    for batch in reader:
-        pieces.append(_text_bytes(batch.column(0)))
-        rows += batch.num_rows
-    return JsonRows(b"".join(pieces)[:-1], rows)
 
 
 def _text_bytes(column: pa.StringArray) -> memoryview:

@@ -9,7 +9,7 @@ from pathlib import Path
 from timestore_core.catalog.migrate import migrate
 from timestore_core.errors import ConfigurationError
 from timestore_core.plugins import load_plugins
-from timestore_core.runtime import check_configuration
+from timestore_core.runtime import check_configuration, prepare_catalog
 from timestore_core.settings import load_settings
 
 
@@ -24,8 +24,10 @@ def prepare() -> None:
     Raises ConfigurationError or Unavailable, whose text says what to do.
     """
     settings = load_settings()
-    check_configuration(settings, load_plugins())
+    plugins = load_plugins()
+    check_configuration(settings, plugins)
     migrate(settings)
+    prepare_catalog(settings, plugins)
 
 
 def serve() -> None:
