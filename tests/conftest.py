@@ -7,9 +7,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from timestore_workers.embedded import embedded_postgres
 
 from tests.service import Service
-from timestore_workers.embedded import embedded_postgres
 
 
 @pytest.fixture(scope="session")

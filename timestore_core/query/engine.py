@@ -133,6 +133,22 @@ class LocalEngine:
         inner = merge_sql(plan, partials, self._functions)
         return self._fetch(cursor, json_rows_sql(plan.output, inner), {})
 
+    def _fetch(self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, int]) -> JsonRows:
+        """The single text column's bytes, put together without a Python object for each row."""
+        reader = cursor.execute(sql, dict(parameters)).to_arrow_reader(_BATCH_ROWS)
+        pieces, rows, size_bytes = [], 0, 0
+        for batch in reader:
+            pieces.append(_text_bytes(batch.column(0)))
+            rows += batch.num_rows
+            size_bytes += len(pieces[-1])
+            if size_bytes > self._max_answer_bytes:
+                raise TooLarge(
+                    f"the answer has more than {self._max_answer_bytes} bytes (TIMESTORE_QUERY_MAX_ANSWER_BYTES); "
+                    "ask for fewer columns, a limit, a shorter time range or larger buckets",
+                    code="query_bytes",
+                )
+        return JsonRows(b"".join(pieces)[:-1], rows)
+
     def _attach(self, instance: Instance, partitions: Sequence[PlannedPartition], pinned: ExitStack) -> dict[str, str]:
         """Keep the files attached until `pinned` closes; the SQL of each one's rows by partition id."""
         relations, attachments = {}, []
