@@ -239,7 +239,7 @@ def test_partitions_by_time_have_a_window_key_and_their_own_rows(
 def test_a_batch_too_large_for_one_request_is_halved(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timestore_workers.ingest_command.MAX_BODY_BYTES", 1500)
+    monkeypatch.setattr("timestore_workers.sending.MAX_BODY_BYTES", 1500)
     result = sent(service, hourly(tmp_path), "-d", "d")
     assert result.exit_code == 0, result.output
     assert len(service.bodies) > 4

@@ -11,17 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from timestore_workers.client import ingest_body
-from timestore_workers.files import (
-    BLOCK_BYTES,
-    SAMPLE_ROWS,
-    FileError,
-    Layout,
-    ReadOptions,
-    infer_layout,
-    open_source,
-    read_tables,
-)
+from timestore_workers.files import BLOCK_BYTES, SAMPLE_ROWS, FileError, ReadOptions, read_tables
+from timestore_workers.layout import Layout, infer_layout
+from timestore_workers.sending import ingest_body
+from timestore_workers.sources import open_source
 
 SEATTLE = Path(__file__).parents[2] / "examples/data/seattle-weather.csv"
 TAXI = "timestamp,value\n2014-07-01 00:00:00,10844\n2014-07-01 00:30:00,8127\n2014-07-01 01:00:00,6210\n"

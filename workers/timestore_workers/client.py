@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -17,12 +17,6 @@ import stamina
 from stamina.instrumentation import RetryDetails, get_on_retry_hooks, set_on_retry_hooks
 
 from timestore_core.errors import TimestoreError
-from timestore_core.times import format_time, from_us
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from timestore_workers.files import Layout
 
 RETRIED_STATUSES = (429, 503)
 MAX_WAIT_S = 30.0
@@ -91,7 +85,7 @@ class Client:
         self._http.close()
 
     def ingest(self, slug: str, body: bytes) -> IngestAnswer:
-        """Sends one batch, as `ingest_body` makes it."""
+        """Sends one batch: the JSON of the contract's ingest body."""
         response = self._post(slug, "ingest", body)
         answer = _json(response)
         manifest = answer.get("manifest") or {}
@@ -149,44 +143,6 @@ def retries_told(tell: Callable[[str], None]) -> Iterator[None]:
         set_on_retry_hooks(before)
 
 
-def ingest_body(
-    table: pa.Table,
-    layout: Layout,
-    *,
-    table_name: str | None,
-    dataset_name: str | None,
-    key: Mapping[str, str],
-    idempotency_key: str,
-) -> bytes:
-    """The contract's ingest body of a table from `read_tables`; integers keep all digits, times microseconds."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    columns: list[Sequence[Any]] = []
-    for values in table.columns:
-        if pa.types.is_timestamp(values.type):
-            texts = pc.replace_substring(values.cast(pa.string()), " ", "T")
-            values = pc.binary_join_element_wise(texts, "Z", "")
-        columns.append(values.to_pylist())
-    bounds = pc.min_max(table[layout.time.sent_as].cast(pa.int64())).as_py()
-    names = table.column_names
-    body = {
-        "datasetName": dataset_name,
-        "tableName": table_name,
-        "schema": {"fields": [{"name": one.sent_as, "type": one.type} for one in layout.columns]},
-        "partition": {
-            "key": key,
-            "timeRange": {
-                "start": format_time(from_us(bounds["min"])),
-                "end": format_time(from_us(bounds["max"])),
-            },
-        },
-        "idempotencyKey": idempotency_key,
-        "rows": [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)],
-    }
-    return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
-
-
 def _worth_another_try(error: Exception) -> bool | float:
     """Whether, or after how many seconds."""
     if isinstance(error, ClientError):
@@ -199,25 +155,22 @@ def _worth_another_try(error: Exception) -> bool | float:
 def _refusal(response: httpx.Response) -> ClientError:
     try:
         answer = response.json()
-        message = str(answer["message"])
+        lines = [f"{answer['message']} ({response.status_code})", *_detail_lines(answer.get("details"))]
     except (ValueError, TypeError, KeyError):
         shown = response.text.strip()[:200]
-        return ClientError(
-            f"{response.url} answered {response.status_code} {response.reason_phrase}: {shown}",
-            status=response.status_code,
-            retry_after_s=_retry_after_s(response),
-        )
-    lines = [f"{message} ({response.status_code})"]
-    details = answer.get("details")
+        lines = [f"{response.url} answered {response.status_code} {response.reason_phrase}: {shown}"]
+    return ClientError("\n".join(lines), status=response.status_code, retry_after_s=_retry_after_s(response))
+
+
+def _detail_lines(details: Any) -> Iterator[str]:
     if isinstance(details, Mapping):
         details = [{"path": name, "message": value} for name, value in details.items()]
     for number, detail in enumerate(details or []):
         if number == MAX_DETAILS:
-            lines.append(f"  … and {len(details) - number} more")
-            break
+            yield f"  … and {len(details) - number} more"
+            return
         fault = isinstance(detail, Mapping) and "message" in detail
-        lines.append(f"  {detail.get('path', '')}: {detail['message']}" if fault else f"  {detail}")
-    return ClientError("\n".join(lines), status=response.status_code, retry_after_s=_retry_after_s(response))
+        yield f"  {detail.get('path', '')}: {detail['message']}" if fault else f"  {detail}"
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

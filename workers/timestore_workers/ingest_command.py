@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import shlex
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from timestore_core.errors import InvalidRequest, TimestoreError
 from timestore_core.model import FIELD_TYPES, FieldType
+from timestore_workers.files import FileFormat, ReadOptions
+from timestore_workers.layout import Layout, infer_layout
+from timestore_workers.sending import WINDOW_KEY, Checked, PartitionBy, Plan, Sent, check, send
+from timestore_workers.sources import open_source
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from rich.console import Console
     from rich.progress import Progress
 
-    from timestore_workers.client import Client
-    from timestore_workers.files import Layout, ReadOptions, Source
-
 DEFAULT_URL = "http://127.0.0.1:4100"
-MAX_BODY_BYTES = 32 * 1024 * 1024
-WINDOW_KEY = "window"
-WINDOW_DIGITS = {"day": 10, "month": 7, "year": 4}
 WIDTHS = {"1s": 1, "1m": 60, "5m": 300, "1h": 3600, "6h": 21_600, "1d": 86_400, "1w": 604_800}
-CHECKED_ROWS = 50_000
-OTHER_OPTIONS = "\nWas this file sent to this dataset before, with other options? Those of then resume it."
-PartitionBy = Literal["day", "month", "year", "none"]
 
 
 def ingest(
@@ -58,9 +50,7 @@ def ingest(
     nan_as_null: Annotated[
         bool, typer.Option("--nan-as-null", help="Send NaN and infinities as NULL instead of refusing them.")
     ] = False,
-    file_format: Annotated[
-        Literal["csv", "ndjson", "parquet"] | None, typer.Option("--format", help="If the name does not tell.")
-    ] = None,
+    file_format: Annotated[FileFormat | None, typer.Option("--format", help="If the name does not tell.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Between a CSV file's columns, if no comma.")] = None,
     encoding: Annotated[str, typer.Option(help="Of a CSV file: latin-1, utf-16 …")] = "utf-8",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the whole file and send nothing.")] = False,
@@ -101,10 +91,9 @@ def ingest(
     from rich.console import Console
 
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    sent = _Sent()
+    sent = Sent()
     try:
         from timestore_workers.client import Client, retries_told
-        from timestore_workers.files import ReadOptions, infer_layout, open_source
 
         options = ReadOptions(
             format=file_format,
@@ -118,72 +107,22 @@ def ingest(
             delimiter=delimiter,
             encoding=encoding,
         )
-        plan = _Plan(dataset, name, table, _key(key or [], partition_by), partition_by, batch_rows)
+        plan = Plan(dataset, name, table, _key(key or [], partition_by), partition_by, batch_rows)
         source = open_source(file, options)
         layout = infer_layout(source, options)
         _describe(layout, errors)
         with _progress(errors) as progress, retries_told(progress.console.print):
-            checked = _check(source, layout, options, progress)
+            checked = check(source, layout, options, progress)
             if dry_run:
                 errors.print(f"All {checked.rows:,} rows fit. Nothing was sent.")
                 return
             with Client(url, user=user, scopes=scopes, timeout_s=timeout_s, attempts=attempts) as client:
-                _send(source, layout, options, plan, checked, client, progress, sent)
+                send(source, layout, options, plan, checked, client, progress, sent)
         typer.echo(_summary(sent, plan, layout, checked, url))
     except (TimestoreError, KeyboardInterrupt) as error:
         errors.print(f"error: {error.message}" if isinstance(error, TimestoreError) else "Stopped.")
-        errors.print(sent.standing)
+        errors.print(_standing(sent))
         raise typer.Exit(1) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    dataset: str
-    dataset_name: str | None
-    table_name: str | None
-    key: dict[str, str]
-    partition_by: PartitionBy
-    batch_rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """What reading the whole file has shown; times in microseconds."""
-
-    digest: str
-    rows: int
-    first_us: int
-    last_us: int
-
-
-@dataclass(slots=True)
-class _Sent:
-    """What the service has answered for so far."""
-
-    started: float = field(default_factory=time.monotonic)
-    batches: int = 0
-    rows: int = 0
-    replayed: int = 0
-    queued: int = 0
-    version: int | None = None
-
-    @property
-    def seconds(self) -> float:
-        return max(time.monotonic() - self.started, 0.001)
-
-    @property
-    def rows_per_s(self) -> float:
-        return self.rows / self.seconds
-
-    @property
-    def standing(self) -> str:
-        """Where an end before the end leaves the user."""
-        if not self.batches:
-            return "Nothing was sent."
-        return (
-            f"{self.batches:,} batches with {self.rows:,} rows are in. "
-            "Running the same command again resumes; nothing is doubled."
-        )
 
 
 def _types(texts: Sequence[str]) -> dict[str, FieldType]:
@@ -236,93 +175,17 @@ def _progress(errors: Console) -> Progress:
     )
 
 
-def _check(source: Source, layout: Layout, options: ReadOptions, progress: Progress) -> _Checked:
-    """Reads the whole file once, so that nothing is sent of a file with a row that does not fit."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from timestore_workers.files import content_hash, read_tables
-
-    task = progress.add_task("hashing", total=source.size_bytes, rows="")
-    digest = content_hash(source.path, lambda done: progress.update(task, completed=done))
-    progress.reset(task, description="checking", total=source.size_bytes)
-    rows = 0
-    bounds: list[int] = []
-    for table in read_tables(source, layout, options, CHECKED_ROWS):
-        rows += table.num_rows
-        found = pc.min_max(table[layout.time.sent_as].cast(pa.int64())).as_py()
-        bounds = [min([*bounds[:1], found["min"]]), max([*bounds[1:], found["max"]])]
-        progress.update(task, completed=source.position, rows=f"{rows:,} rows")
-    progress.remove_task(task)
-    return _Checked(digest, rows, *bounds)
-
-
-def _send(
-    source: Source, layout: Layout, options: ReadOptions, plan: _Plan, checked: _Checked,
-    client: Client, progress: Progress, sent: _Sent,
-) -> None:  # fmt: skip
-    from timestore_workers.client import ClientError
-    from timestore_workers.files import FileError, read_tables
-
-    sent.started = time.monotonic()
-    task = progress.add_task("sending", total=checked.rows, rows="")
-    for table in read_tables(source, layout, options, plan.batch_rows):
-        if source.changed():
-            raise FileError(f"{source.path.name}: was changed while it was read; the rest is not sent")
-        for part, key in _partitioned(table, layout, plan):
-            for rows, body in _bodies(part, layout, plan, key, checked, source.path.name, sent.batches):
-                try:
-                    answer = client.ingest(plan.dataset, body)
-                except ClientError as error:
-                    hint = OTHER_OPTIONS if error.status == 409 else ""
-                    raise ClientError(f"batch {sent.batches + 1:,}: {error.message}{hint}") from None
-                sent.batches += 1
-                sent.rows += rows
-                sent.replayed += answer.replayed
-                sent.queued += answer.queued
-                sent.version = max(answer.version or 0, sent.version or 0) or None
-                progress.update(task, completed=sent.rows, rows=f"{sent.rows:,} rows, {sent.rows_per_s:,.0f} rows/s")
-
-
-def _partitioned(table: pa.Table, layout: Layout, plan: _Plan) -> Iterator[tuple[pa.Table, dict[str, str]]]:
-    """The table's rows by day, month or year, in order of time, each with its partition key."""
-    import pyarrow.compute as pc
-
-    if plan.partition_by == "none":
-        yield table, plan.key
-        return
-    starts = pc.floor_temporal(table[layout.time.sent_as], unit=plan.partition_by)
-    for start in pc.unique(starts).sort():
-        window = start.as_py().isoformat()[: WINDOW_DIGITS[plan.partition_by]]
-        yield table.filter(pc.equal(starts, start)), {**plan.key, WINDOW_KEY: window}
-
-
-def _bodies(
-    table: pa.Table, layout: Layout, plan: _Plan, key: dict[str, str],
-    checked: _Checked, file_name: str, number: int,
-) -> Iterator[tuple[int, bytes]]:  # fmt: skip
-    """Rows and ingest body of the table, or of its halves where the body is larger than the service takes."""
-    from timestore_workers.client import ingest_body
-
-    body = ingest_body(
-        table,
-        layout,
-        table_name=plan.table_name,
-        dataset_name=plan.dataset_name,
-        key=key,
-        idempotency_key=f"{file_name[:100]}-{checked.digest}-{number + 1:06d}",
+def _standing(sent: Sent) -> str:
+    """Where an end before the end leaves the user."""
+    if not sent.batches:
+        return "Nothing was sent."
+    return (
+        f"{sent.batches:,} batches with {sent.rows:,} rows are in. "
+        "Running the same command again resumes; nothing is doubled."
     )
-    if len(body) <= MAX_BODY_BYTES or table.num_rows == 1:
-        yield table.num_rows, body
-        return
-    middle = table.num_rows // 2
-    for half in (table.slice(0, middle), table.slice(middle)):
-        for part in _bodies(half, layout, plan, key, checked, file_name, number):
-            yield part
-            number += 1
 
 
-def _summary(sent: _Sent, plan: _Plan, layout: Layout, checked: _Checked, url: str) -> str:
+def _summary(sent: Sent, plan: Plan, layout: Layout, checked: Checked, url: str) -> str:
     version = "" if sent.version is None else f", version {sent.version}"
     lines = [
         f"Sent {sent.rows:,} rows in {sent.seconds:.1f} s ({sent.rows_per_s:,.0f} rows/s) "
