@@ -23,4 +23,5 @@ limit_request_field_size = 16380
 control_socket_disable = True
 accesslog = None
 errorlog = "-"
+loglevel = {"fatal": "critical", "warn": "warning", "trace": "debug"}.get(_settings.log_level, _settings.log_level)
 logger_class = "timestore_http.logs.GunicornLogger"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,15 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -
     raise AssertionError(f"waited {timeout_s} s for {what}")
 
 
-class Service:
-    """One service with its settings, which may be stopped, killed and started again on the same data."""
+class Command:
+    """A `timestore` command in a process tree of its own, which may be stopped, killed and started again."""
 
-    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
-        self.port = free_port()
+    def __init__(self, arguments: Sequence[str], settings: Mapping[str, str], log: Path) -> None:
         self.log = log
-        self.base = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.base, timeout=60)
+        self._arguments = arguments
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("TIMESTORE_")},
             "REDIS_URL": "inline",
-            "TIMESTORE_PORT": str(self.port),
-            "TIMESTORE_HTTP_WORKERS": "1",
-            "TIMESTORE_SHUTDOWN_DRAIN_MS": "0",
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,27 +53,19 @@ class Service:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *, wait: bool = True, **changes: str) -> Service:
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def run(self, **changes: str) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from timestore_workers.cli import main; main()", "serve"],
+                [sys.executable, "-c", "from timestore_workers.cli import main; main()", *self._arguments],
                 env={**self._environment, **changes},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        if wait:
-            wait_until(self._answers, f"the service to become ready; its log is {self.log}", START_TIMEOUT_S)
-        return self
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise AssertionError(f"the service ended with {self._process.returncode}:\n{self.log.read_text()[-4000:]}")
-        try:
-            return httpx.get(f"{self.base}/ready", timeout=10).status_code == 200
-        except httpx.HTTPError:
-            return False
 
     def stop(self) -> int:
         """SIGTERM, as an operator would; the exit status."""
@@ -92,6 +79,63 @@ class Service:
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(30)
+
+
+class Worker(Command):
+    """`timestore worker ingest` or `lifecycle`, with its health on a port."""
+
+    def __init__(self, kind: str, settings: Mapping[str, str], log: Path) -> None:
+        self.port = free_port()
+        super().__init__(["worker", kind, "--metrics-port", str(self.port)], settings, log)
+
+    def start(self, *, wait: bool = True, **changes: str) -> Worker:
+        self.run(**changes)
+        if wait:
+            wait_until(self._healthy, f"the worker to start; its log is {self.log}", START_TIMEOUT_S)
+        return self
+
+    def metric(self, name: str) -> float:
+        """The value of a metric as /metrics shows it, 0 where it does not show it yet."""
+        text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=10).text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+    def _healthy(self) -> bool:
+        if not self.running:
+            raise AssertionError(f"the worker ended:\n{self.log.read_text()[-4000:]}")
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=10).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+class Service(Command):
+    """The server with its settings."""
+
+    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.base, timeout=60)
+        defaults = {
+            "TIMESTORE_PORT": str(self.port),
+            "TIMESTORE_HTTP_WORKERS": "1",
+            "TIMESTORE_SHUTDOWN_DRAIN_MS": "0",
+        }
+        super().__init__(["serve"], {**defaults, **settings}, log)
+
+    def start(self, *, wait: bool = True, **changes: str) -> Service:
+        self.run(**changes)
+        if wait:
+            wait_until(self._answers, f"the service to become ready; its log is {self.log}", START_TIMEOUT_S)
+        return self
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"the service ended with {self._process.returncode}:\n{self.log.read_text()[-4000:]}")
+        try:
+            return httpx.get(f"{self.base}/ready", timeout=10).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def ingest(self, slug: str, body: Mapping[str, Any], key: str | None = None) -> httpx.Response:
         headers = {} if key is None else {"idempotency-key": key}

@@ -118,6 +118,12 @@ class Unavailable(TimestoreError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyRequests(Unavailable):
+    """More work waits than may wait; the same request may be taken after `retry_after_s` seconds."""
+
+    default_code = "too_many_requests"
+
+
 class InsufficientStorage(TimestoreError):
     """A disk is full; nothing was published."""
 

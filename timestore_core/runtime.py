@@ -86,7 +86,12 @@ class Runtime:
         self.queue = _queue(settings, plugins)
         self.writing = Engine("write", _limits(settings, threads=1, memory_bytes=512 * MIB, max_attached=64))
         self.engine = self._query_engine()
-        self._closers: list[Callable[[], None]] = [self.engine.close, self.writing.close, self.database.close]
+        self._closers: list[Callable[[], None]] = [
+            self.queue.close,
+            self.engine.close,
+            self.writing.close,
+            self.database.close,
+        ]
 
     def close(self) -> None:
         """Give back connections, engines and spilled files."""

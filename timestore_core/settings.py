@@ -103,6 +103,59 @@ class Settings(BaseSettings):
         "REDIS_URL", default=SecretStr("redis://127.0.0.1:6379"), help="`inline` runs all work in the request"
     )
 
+    ingest_queue_name: str = _env(
+        "TIMESTORE_INGEST_QUEUE_NAME", default="timestore_ingest_queue", help="BullMQ queue of batches"
+    )
+    ingest_concurrency: Positive = _env(
+        "TIMESTORE_INGEST_CONCURRENCY", default=2, help="batches that an ingestion worker writes at a time"
+    )
+    ingest_journal: bool = _env(
+        "TIMESTORE_INGEST_JOURNAL",
+        default=True,
+        help="write accepted batches to PostgreSQL before answering 202; `off` trusts the queue alone",
+    )
+    ingest_sweep_after_ms: Positive = _env(
+        "TIMESTORE_INGEST_SWEEP_AFTER_MS",
+        default=15_000,
+        help="an accepted batch that the queue does not know is queued again after this",
+    )
+    ingest_max_queue_depth: Positive = _env(
+        "TIMESTORE_INGEST_MAX_QUEUE_DEPTH", default=100_000, help="waiting batches above which ingest answers 429"
+    )
+    ingest_max_journal_bytes: Positive = _env(
+        "TIMESTORE_INGEST_MAX_JOURNAL_BYTES", default=10 * GIB, help="waiting bytes above which ingest answers 429"
+    )
+    ingest_coalesce: bool = _env(
+        "TIMESTORE_INGEST_COALESCE", default=False, help="publish waiting batches of one kind together, in one file"
+    )
+    ingest_coalesce_max_batches: Positive = _env(
+        "TIMESTORE_INGEST_COALESCE_MAX_BATCHES", default=64, help="batches that one file takes together"
+    )
+    ingest_coalesce_max_rows: Positive = _env(
+        "TIMESTORE_INGEST_COALESCE_MAX_ROWS", default=100_000, help="rows that one file takes together"
+    )
+    ingest_coalesce_max_bytes: Positive = _env(
+        "TIMESTORE_INGEST_COALESCE_MAX_BYTES", default=64 * MIB, help="bytes of columns that one file takes together"
+    )
+    ingest_coalesce_max_age_ms: NotNegative = _env(
+        "TIMESTORE_INGEST_COALESCE_MAX_AGE_MS", default=200, help="how long a batch waits for others to join it"
+    )
+    lifecycle_enabled: bool = _env(
+        "TIMESTORE_LIFECYCLE_ENABLED", default=True, help="whether the lifecycle worker schedules datasets"
+    )
+    lifecycle_queue_name: str = _env(
+        "TIMESTORE_LIFECYCLE_QUEUE_NAME", default="timestore_lifecycle_queue", help="BullMQ queue of maintenance"
+    )
+    lifecycle_interval_seconds: Positive = _env(
+        "TIMESTORE_LIFECYCLE_INTERVAL_SECONDS", default=300, help="time between two maintenances of a dataset"
+    )
+    lifecycle_jitter_seconds: NotNegative = _env(
+        "TIMESTORE_LIFECYCLE_JITTER_SECONDS", default=30, help="by which they are spread"
+    )
+    lifecycle_concurrency: Positive = _env(
+        "TIMESTORE_LIFECYCLE_CONCURRENCY", default=1, help="datasets that a lifecycle worker maintains at a time"
+    )
+
     # Storage
     storage_driver: str = _env("TIMESTORE_STORAGE_DRIVER", default="local", help="kind of the default storage target")
     storage_root: Path = _env(

@@ -11,6 +11,7 @@ from timestore_core.runtime import Runtime
 from timestore_http import errors
 from timestore_http.health import HealthResource, ReadyResource
 from timestore_http.ingest import IngestResource
+from timestore_http.ingest_jobs import IngestJobResource
 from timestore_http.media import JSON
 from timestore_http.middleware import RequestLog
 from timestore_http.query import QueryResource
@@ -28,5 +29,6 @@ def make_app(runtime: Runtime, is_draining: Callable[[], bool] = lambda: False) 
     for path in ("/ready", "/readyz"):
         app.add_route(path, ready)
     app.add_route("/datasets/{slug}/ingest", IngestResource(runtime))
+    app.add_route("/datasets/{slug}/ingest/jobs/{job_id}", IngestJobResource(runtime))
     app.add_route("/datasets/{slug}/query", QueryResource(runtime))
     return app

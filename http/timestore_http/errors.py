@@ -23,6 +23,7 @@ _STATUS: dict[type[errors.TimestoreError], int] = {
     errors.UnsupportedMedia: 415,
     errors.QueryCancelled: 499,
     errors.PartitionUnreadable: 500,
+    errors.TooManyRequests: 429,
     errors.Unavailable: 503,
     errors.ConfigurationError: 503,
     errors.QueryTimeout: 504,

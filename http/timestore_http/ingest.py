@@ -7,9 +7,9 @@ import msgspec
 
 from timestore_core.catalog.datasets import find_dataset
 from timestore_core.catalog.records import dataset_json, manifest_json, storage_target_json
+from timestore_core.ingest.acceptance import Acceptor
 from timestore_core.ingest.envelope import check_slug
-from timestore_core.ingest.pipeline import Ingested, decode_batch, ingest_batch
-from timestore_core.queues import IngestJob, Queued
+from timestore_core.ingest.pipeline import Ingested, decode_batch, ingest_batch, work_of
 from timestore_core.runtime import Runtime
 from timestore_http.access import identify, require
 from timestore_http.body import read_body
@@ -21,6 +21,7 @@ class IngestResource:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._acceptor = Acceptor(runtime)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, slug: str) -> None:
         runtime = self._runtime
@@ -33,15 +34,15 @@ class IngestResource:
         body = read_body(req, runtime.settings.ingest_max_body_bytes, "TIMESTORE_INGEST_MAX_BODY_BYTES")
         batch = decode_batch(runtime, slug, body, req.get_header("Idempotency-Key") or None)
         req.context.log |= {"rows": batch.rows.num_rows, "bytes_in": len(body)}
-        done = runtime.queue.enqueue(
-            IngestJob(slug, batch.envelope.idempotency_key, body),
-            lambda: ingest_batch(runtime, slug, batch, dataset, actor),
-        )
-        if isinstance(done, Queued):
+        if runtime.queue.deferred:
+            accepted = self._acceptor.accept(slug, batch, body, dataset, actor)
+            req.context.log["job"] = accepted.job_id
             resp.status = falcon.HTTP_202
-            resp.media = {"mode": "queued", "jobId": done.job_id}
+            if accepted.replayed:
+                resp.set_header("Idempotent-Replayed", "true")
+            resp.media = {"mode": "queued", "jobId": accepted.job_id}
             return
-        self._answer(resp, done.result)
+        self._answer(resp, ingest_batch(runtime, work_of(slug, batch, actor), dataset))
 
     def _answer(self, resp: falcon.Response, ingested: Ingested) -> None:
         published, target = ingested.published, ingested.target

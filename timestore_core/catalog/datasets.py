@@ -13,6 +13,8 @@ from timestore_core.model import Dataset, StorageTarget, new_id
 
 _DATASET_BY_SLUG = "SELECT * FROM datasets WHERE slug = %s"
 
+_DATASET_BY_ID = "SELECT * FROM datasets WHERE id = %s"
+
 _TARGET_BY_ID = "SELECT * FROM storage_targets WHERE id = %s"
 
 _TARGETS = "SELECT * FROM storage_targets ORDER BY name"
@@ -33,6 +35,16 @@ def find_dataset(database: Database, slug: str) -> Dataset | None:
 
     def work(connection: Connection) -> Dataset | None:
         row = connection.execute(_DATASET_BY_SLUG, [slug]).fetchone()
+        return None if row is None else dataset_of(row)
+
+    return database.read(work)
+
+
+def find_dataset_by_id(database: Database, dataset_id: str) -> Dataset | None:
+    """The dataset of this id, or None."""
+
+    def work(connection: Connection) -> Dataset | None:
+        row = connection.execute(_DATASET_BY_ID, [dataset_id]).fetchone()
         return None if row is None else dataset_of(row)
 
     return database.read(work)

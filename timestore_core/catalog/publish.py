@@ -26,8 +26,26 @@ _TRY_FOR_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """One batch of an attempt: the key that makes it count once, what it held, and where it came from.
+
+    `job_id` names the job that brought it, `journal_id` its row in the journal, which goes when it is published.
+    """
+
+    idempotency_key: str | None
+    content_hash: str
+    rows: int
+    job_id: str | None = None
+    journal_id: str | None = None
+
+
+class ClaimTakenError(Exception):
+    """One of several batches in the attempt was published by somebody else meanwhile: write the others anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """A written file that wants to become part of its dataset."""
+    """A written file that wants to become part of its dataset: one batch, or several that were put together."""
 
     partition_id: str
     slug: str
@@ -44,8 +62,7 @@ class Attempt:
     row_count: int
     checksum: str
     statistics: Mapping[str, ColumnStatistics]
-    content_hash: str
-    idempotency_key: str | None
+    claims: tuple[Claim, ...]
     actor_id: str | None
 
 
@@ -116,9 +133,11 @@ RETURNING *
 """
 
 _INSERT_BATCH = """
-INSERT INTO ingestion_batches (id, dataset_id, idempotency_key, manifest_id, content_hash)
-VALUES (%(id)s, %(dataset)s, %(key)s, %(manifest)s, %(hash)s)
+INSERT INTO ingestion_batches (id, dataset_id, idempotency_key, manifest_id, content_hash, job_id)
+VALUES (%(id)s, %(dataset)s, %(key)s, %(manifest)s, %(hash)s, %(job)s)
 """
+
+_FORGET_JOURNALLED = "DELETE FROM ingest_journal WHERE id = ANY(%s)"
 
 _ADVANCE_DATASET = """
 UPDATE datasets SET current_version = %(version)s, updated_at = now() WHERE id = %(dataset)s RETURNING *
@@ -133,9 +152,9 @@ VALUES (%(id)s, %(dataset)s, %(manifest)s, %(event)s, %(payload)s)
 def publish(database: Database, attempt: Attempt) -> Published:
     """Make the attempt's file part of its dataset, or answer with the batch that has its key already.
 
-    Raises Conflict when the key was used for other rows or the schema does not fit: nothing was published and
-    nothing will be. Raises Unavailable when PostgreSQL stayed away: whether the last try was committed is then
-    unknown, and the file must stay.
+    Raises Conflict when a key was used for other rows or the schema does not fit, and ClaimTakenError when one of
+    several claims was published before: nothing was published and nothing will be. Raises Unavailable when
+    PostgreSQL stayed away: whether the last try was committed is then unknown, and the file must stay.
     """
     for trial in stamina.retry_context(
         on=Unavailable, attempts=_TRIES, timeout=_TRY_FOR_S, wait_initial=0.05, wait_max=1.0
@@ -151,9 +170,18 @@ def publish(database: Database, attempt: Attempt) -> Published:
     raise AssertionError("unreachable")
 
 
-def find_replay(database: Database, dataset: Dataset, key: str, content_hash: str) -> Published | None:
-    """What was published under this key, or None. Raises Conflict when it had other rows."""
-    return database.read(lambda connection: _replay(connection, dataset, key, content_hash))
+def find_replay(database: Database, dataset: Dataset, claim: Claim) -> Published | None:
+    """What was published under the claim's key, or None. Raises Conflict when it had other rows."""
+    if claim.idempotency_key is None:
+        return None
+
+    def work(connection: Connection) -> Published | None:
+        replay = _replay(connection, dataset, claim)
+        if replay is not None:
+            _forget_journalled(connection, (claim,))
+        return replay
+
+    return database.read(work)
 
 
 def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Published:
@@ -162,9 +190,12 @@ def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Pub
         found = connection.execute(_MANIFEST_OF_PARTITION, [attempt.partition_id]).fetchone()
         if found is not None:
             return _as_first_answered(connection, dataset, found["manifest_id"], replayed=False)
-    if attempt.idempotency_key is not None:
-        replay = _replay(connection, dataset, attempt.idempotency_key, attempt.content_hash)
+    for claim in attempt.claims:
+        replay = _replay(connection, dataset, claim)
+        if replay is not None and len(attempt.claims) > 1:
+            raise ClaimTakenError
         if replay is not None:
+            _forget_journalled(connection, attempt.claims)
             return replay
     head = connection.execute(_HEAD, [dataset.id]).fetchone()
     merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
@@ -188,11 +219,14 @@ def _locked_dataset(connection: Connection, attempt: Attempt) -> Dataset:
     return dataset_of(row)
 
 
-def _replay(connection: Connection, dataset: Dataset, key: str, content_hash: str) -> Published | None:
+def _replay(connection: Connection, dataset: Dataset, claim: Claim) -> Published | None:
+    key = claim.idempotency_key
+    if key is None:
+        return None
     found = connection.execute(_BATCH_BY_KEY, [dataset.id, key]).fetchone()
     if found is None:
         return None
-    if found["content_hash"] not in (None, content_hash):
+    if found["content_hash"] not in (None, claim.content_hash):
         raise Conflict(
             f"idempotencyKey: {key!r} was already used for a batch with other rows, published by manifest "
             f"{found['manifest_id']}; send these rows under a key of their own",
@@ -258,23 +292,33 @@ def _insert(connection: Connection, attempt: Attempt, dataset: Dataset, head: Ro
     partition_row = connection.execute(
         _INSERT_PARTITION, _partition_values(attempt, dataset, manifest_id, version)
     ).fetchone()
-    if attempt.idempotency_key is not None:
-        connection.execute(
-            _INSERT_BATCH,
-            {
-                "id": new_id("ing"),
-                "dataset": dataset.id,
-                "key": attempt.idempotency_key,
-                "manifest": manifest_id,
-                "hash": attempt.content_hash,
-            },
-        )
+    for claim in attempt.claims:
+        if claim.idempotency_key is not None:
+            connection.execute(
+                _INSERT_BATCH,
+                {
+                    "id": new_id("ing"),
+                    "dataset": dataset.id,
+                    "key": claim.idempotency_key,
+                    "manifest": manifest_id,
+                    "hash": claim.content_hash,
+                    "job": claim.job_id,
+                },
+            )
+    _forget_journalled(connection, attempt.claims)
     connection.execute(_AUDIT, _audit_values(attempt, dataset, manifest_id, version))
     dataset_row = connection.execute(_ADVANCE_DATASET, {"version": version, "dataset": dataset.id}).fetchone()
     assert manifest_row is not None
     assert partition_row is not None
     assert dataset_row is not None
     return Published(dataset_of(dataset_row), manifest_of(manifest_row), (partition_of(partition_row, schema),), False)
+
+
+def _forget_journalled(connection: Connection, claims: tuple[Claim, ...]) -> None:
+    """What is published needs no journal any more; the same transaction, so it is one or the other."""
+    journalled = [claim.journal_id for claim in claims if claim.journal_id is not None]
+    if journalled:
+        connection.execute(_FORGET_JOURNALLED, [journalled])
 
 
 def _insert_schema(connection: Connection, dataset: Dataset, schema: Schema) -> str:
@@ -328,7 +372,7 @@ def _audit_values(attempt: Attempt, dataset: Dataset, manifest_id: str, version:
                 "version": version,
                 "rowCount": attempt.row_count,
                 "partitionId": attempt.partition_id,
-                "idempotencyKey": attempt.idempotency_key,
+                "idempotencyKeys": [claim.idempotency_key for claim in attempt.claims if claim.idempotency_key],
             }
         ),
     }

@@ -19,7 +19,7 @@ import pyarrow as pa
 import structlog
 
 from timestore_core.catalog import publish as catalog
-from timestore_core.catalog.publish import Attempt, Published
+from timestore_core.catalog.publish import Attempt, Claim, ClaimTakenError, Published
 from timestore_core.errors import InsufficientStorage, Unavailable
 from timestore_core.ingest.envelope import Envelope, parse_batch
 from timestore_core.ingest.rows import content_hash, rows_to_table
@@ -43,6 +43,17 @@ class Batch:
     envelope: Envelope
     rows: pa.Table
     content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim."""
+
+    slug: str
+    envelope: Envelope
+    rows: pa.Table
+    claims: tuple[Claim, ...]
+    actor: Actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,40 +85,61 @@ def decode_batch(runtime: Runtime, slug: str, body: bytes, header_key: str | Non
     return Batch(envelope, rows, content_hash(envelope.schema, rows))
 
 
-def ingest_batch(runtime: Runtime, slug: str, batch: Batch, dataset: Dataset | None, actor: Actor) -> Ingested:
-    """Write the batch's file and publish it; a repeated key answers with what it published the first time.
+def claim_of(batch: Batch, default_key: str | None = None) -> Claim:
+    """The claim of a batch: its own idempotency key, else the default."""
+    return Claim(batch.envelope.idempotency_key or default_key, batch.content_hash, batch.rows.num_rows)
 
-    `dataset` is the dataset of this slug as found before, or None where there was none. Raises NotFound for
-    an unknown storage target, Conflict for a reused key or an incompatible schema, InsufficientStorage and
-    Unavailable when a dependency fails.
+
+def work_of(slug: str, batch: Batch, actor: Actor, claim: Claim | None = None) -> Work:
+    """The work of a single batch."""
+    return Work(slug, batch.envelope, batch.rows, (claim or claim_of(batch),), actor)
+
+
+def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Ingested:
+    """Write the work's file and publish it; a repeated key answers with what it published the first time.
+
+    `dataset` is the dataset of the work's slug as found before, or None where there was none. Raises NotFound for
+    an unknown storage target, Conflict for a reused key or an incompatible schema, ClaimTakenError when one of
+    several claims was published before, InsufficientStorage and Unavailable when a dependency fails.
     """
-    envelope = batch.envelope
-    target = runtime.targets.for_ingest(envelope.storage_target_id, dataset)
-    if dataset is not None and envelope.idempotency_key is not None:
-        replay = catalog.find_replay(runtime.database, dataset, envelope.idempotency_key, batch.content_hash)
-        if replay is not None:
-            return Ingested(replay, _target_of(runtime, replay, target), batch.rows.num_rows)
+    target = runtime.targets.for_ingest(work.envelope.storage_target_id, dataset)
+    replay = _replay(runtime, work, dataset)
+    if replay is not None:
+        return Ingested(replay, _target_of(runtime, replay, target), work.rows.num_rows)
     driver = runtime.targets.driver(target)
     format_name = dataset.write_format if dataset is not None else "duckdb"
     with _storage_errors(target):
-        stored = _store_file(runtime, driver, slug, batch, format_name)
-    published = _publish(runtime, driver, slug, batch, target, stored, actor)
+        stored = _store_file(runtime, driver, work, format_name)
+    published = _publish(runtime, driver, work, target, stored)
     if not published.replayed:
         runtime.plugins.observe("timestore_published", dataset=published.dataset, manifest=published.manifest)
-    return Ingested(published, _target_of(runtime, published, target), batch.rows.num_rows)
+    return Ingested(published, _target_of(runtime, published, target), work.rows.num_rows)
 
 
-def _store_file(runtime: Runtime, driver: StorageDriver, slug: str, batch: Batch, format_name: str) -> _Stored:
+def _replay(runtime: Runtime, work: Work, dataset: Dataset | None) -> Published | None:
+    """What the work's key published before, found without writing a file first."""
+    if dataset is None:
+        return None
+    for claim in work.claims:
+        replay = catalog.find_replay(runtime.database, dataset, claim)
+        if replay is not None and len(work.claims) > 1:
+            raise ClaimTakenError
+        if replay is not None:
+            return replay
+    return None
+
+
+def _store_file(runtime: Runtime, driver: StorageDriver, work: Work, format_name: str) -> _Stored:
     """Write, verify and checksum the file, then put it under a key that no other attempt can have."""
     partition_id = new_id("part")
     format_ = runtime.plugins.partition_format(format_name)
-    envelope = batch.envelope
-    key = partition_key_path(slug, envelope.partition_key, partition_id, format_.extension)
+    envelope = work.envelope
+    key = partition_key_path(work.slug, envelope.partition_key, partition_id, format_.extension)
     staged = driver.staging_dir() / f"{partition_id}.{format_.extension}"
     try:
-        written = format_.write(runtime.writing, staged, envelope.table_name, envelope.schema, batch.rows)
-        if written.rows != batch.rows.num_rows:
-            raise OSError(f"{staged.name}: holds {written.rows} of {batch.rows.num_rows} rows")
+        written = format_.write(runtime.writing, staged, envelope.table_name, envelope.schema, work.rows)
+        if written.rows != work.rows.num_rows:
+            raise OSError(f"{staged.name}: holds {written.rows} of {work.rows.num_rows} rows")
         checksum = _sha1(staged)
         runtime.plugins.step("ingest.file_written")
         stored = driver.put(staged, key)
@@ -117,19 +149,11 @@ def _store_file(runtime: Runtime, driver: StorageDriver, slug: str, batch: Batch
     return _Stored(partition_id, format_name, stored.key, stored.size_bytes, checksum, written)
 
 
-def _publish(
-    runtime: Runtime,
-    driver: StorageDriver,
-    slug: str,
-    batch: Batch,
-    target: StorageTarget,
-    stored: _Stored,
-    actor: Actor,
-) -> Published:
-    envelope = batch.envelope
+def _publish(runtime: Runtime, driver: StorageDriver, work: Work, target: StorageTarget, stored: _Stored) -> Published:
+    envelope = work.envelope
     attempt = Attempt(
         partition_id=stored.partition_id,
-        slug=slug,
+        slug=work.slug,
         dataset_name=envelope.dataset_name,
         target=target,
         schema=envelope.schema,
@@ -143,9 +167,8 @@ def _publish(
         row_count=stored.written.rows,
         checksum=stored.checksum,
         statistics=stored.written.statistics,
-        content_hash=batch.content_hash,
-        idempotency_key=envelope.idempotency_key,
-        actor_id=actor.id,
+        claims=work.claims,
+        actor_id=work.actor.id,
     )
     try:
         published = catalog.publish(runtime.database, attempt)

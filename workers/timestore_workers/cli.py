@@ -43,6 +43,9 @@ def dev(
     home: Annotated[
         Path, typer.Option(envvar="TIMESTORE_HOME", help="Where the embedded PostgreSQL and the files live.")
     ] = Path(".timestore"),
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Also start an embedded Valkey and both workers; ingest answers 202 then.")
+    ] = False,
 ) -> None:
     """Start everything for a first try: an embedded PostgreSQL, the server, and a sample series to query.
 
@@ -51,7 +54,7 @@ def dev(
     from timestore_workers.dev import run_dev
 
     with explained():
-        raise typer.Exit(run_dev(home))
+        raise typer.Exit(run_dev(home, queue=queue))
 
 
 @app.command()
@@ -115,6 +118,47 @@ def doctor() -> None:
     from timestore_workers.doctor import examine, report
 
     raise typer.Exit(0 if report(examine()) else 1)
+
+
+workers = typer.Typer(help="Processes that work on the queues which Node services share.", no_args_is_help=True)
+app.add_typer(workers, name="worker")
+
+MetricsPort = Annotated[int | None, typer.Option(min=0, max=65535, help="Answer /health and /metrics on this port.")]
+
+
+@workers.command("ingest")
+def worker_ingest(metrics_port: MetricsPort = None) -> None:
+    """Publish the batches of the ingestion queue, TIMESTORE_INGEST_CONCURRENCY at a time.
+
+    SIGTERM finishes what is running and takes nothing new. May be killed and started again at any moment: what was
+    accepted stands in PostgreSQL until it is published.
+    """
+    from timestore_workers.ingest_worker import run_ingest_worker
+
+    with explained():
+        run_ingest_worker(metrics_port)
+
+
+@workers.command("lifecycle")
+def worker_lifecycle(
+    once: Annotated[bool, typer.Option("--once", help="Maintain now, print what was done, and end.")] = False,
+    dataset: Annotated[str | None, typer.Option(help="Only the dataset of this slug.")] = None,
+    dataset_id: Annotated[str | None, typer.Option(help="Only the dataset of this id.")] = None,
+    operations: Annotated[str, typer.Option(help="Comma-separated.")] = "compaction,retention,parquetExport",
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Schedule every active dataset, new ones too, and maintain what the lifecycle queue brings.
+
+    Several may run: a dataset is queued once an interval, and maintained by one process at a time.
+    """
+    from timestore_workers.lifecycle_worker import run_lifecycle_worker
+
+    names = [name.strip() for name in operations.split(",") if name.strip()]
+    with explained():
+        well = run_lifecycle_worker(
+            once=once, slug=dataset, dataset_id=dataset_id, operations=names, metrics_port=metrics_port
+        )
+    raise typer.Exit(0 if well else 1)
 
 
 app.command()(ingest)

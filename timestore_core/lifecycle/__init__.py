@@ -1,0 +1,1 @@
+"""Maintenance of datasets: who runs it, one at a time, and how each run is recorded."""
