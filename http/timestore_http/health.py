@@ -49,6 +49,9 @@ class ReadyResource:
         }
         running = {name: self._pool.submit(check) for name, check in checks.items()}
         details = {name: _result(name, future) for name, future in running.items()}
+        if details["queue"]["status"] == "down" and self._runtime.settings.ingest_journal:
+            # Accepted batches wait in the journal meanwhile: taking this instance out would help nobody.
+            details["queue"]["status"] = "degraded"
         ready = all(detail["status"] != "down" for detail in details.values())
         resp.status = falcon.HTTP_200 if ready else falcon.HTTP_503
         resp.media = {"status": "ready" if ready else "unavailable", "details": details}

@@ -172,10 +172,10 @@ def job_status(runtime: Runtime, slug: str, job_id: str) -> dict[str, Any]:
 
 def _journalled_status(found: JobState) -> dict[str, Any]:
     """A batch in the journal is never unknown or lost: what the queue forgot or failed will be queued again."""
-    if found.state in ("active", "delayed"):
-        return {"status": found.state, **({"reason": found.reason} if found.reason else {}), "willRetry": True}
-    if found.state == "failed":
-        return {"status": "failed", "reason": found.reason, "willRetry": True}
+    if found.state == "active":
+        return {"status": "active"}
+    if found.state in ("delayed", "failed"):
+        return {"status": found.state, "reason": found.reason, "willRetry": True}
     return {"status": "waiting"}
 
 

@@ -25,7 +25,7 @@ from timestore_core.runtime import Runtime
 log = structlog.get_logger(__name__)
 
 # Runs that may end in a crash before a batch is put aside as failed.
-MAX_CRASHES = 5
+MAX_CRASHES = 10
 _FIRST_DELAY_MS = 500
 _MAX_DELAY_MS = 60_000
 
