@@ -8,10 +8,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import redis.asyncio
 import structlog
 from bullmq import Job as BullJob
 from bullmq import UnrecoverableError, Worker
 from bullmq.custom_errors import DelayedError
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 
 from timestore_core.queues import GiveUp, Handler, Job, RetryLater
 
@@ -23,6 +26,8 @@ STALLED_CHECK_MS = 15_000
 MAX_STALLED = 10
 RECONNECT_MS = 1_000
 RESTART_AFTER_S = 1.0
+# Longer than BullMQ's longest blocking wait (10 s).
+SOCKET_TIMEOUT_S = 30
 POLL_S = 0.1
 
 
@@ -61,7 +66,7 @@ class Consumer:
             self._queue,
             self._process,
             {
-                "connection": self._url,
+                "connection": self._client(),
                 "autorun": False,
                 "concurrency": self._concurrency,
                 "lockDuration": LOCK_MS,
@@ -74,6 +79,20 @@ class Consumer:
         )
         worker.on("error", self._worker_error)
         return worker
+
+    def _client(self) -> redis.asyncio.Redis:
+        """One client for commands and for the blocking wait, which take connections of their own from its pool.
+
+        It gives up quickly, so that BullMQ's loop, and a shutdown, are never held by Redis being away.
+        """
+        return redis.asyncio.from_url(
+            self._url,
+            decode_responses=True,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=3,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+            health_check_interval=15,
+        )
 
     async def _process(self, job: BullJob, token: str) -> Any:
         """Run the handler in a thread, so that this loop stays free to renew the job's lock."""
