@@ -26,9 +26,9 @@ class Decomposable:
 
 @dataclass(frozen=True, slots=True)
 class Multiset:
-    """Each part gives its distinct values with their counts; the aggregation's own SQL runs over all of them.
+    """Each part gives its values, NULLs left out; the aggregation's own SQL runs over all of them, in any order.
 
-    `distinct_only` says that the counts do not matter (a distinct count).
+    `distinct_only` says that it does not matter how often a value comes (a distinct count).
     """
 
     distinct_only: bool = False
@@ -36,7 +36,7 @@ class Multiset:
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """Nothing smaller than the values themselves will do: each part ships them."""
+    """Each part gives every value, NULLs too; the aggregation's own SQL runs over all of them."""
 
 
 @dataclass(frozen=True, slots=True)

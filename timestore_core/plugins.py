@@ -107,12 +107,24 @@ def load_plugins() -> PluginHost:
     return PluginHost(manager, tuple(reports), gifts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Giving:
+    """One giving hook: where its gifts go, what they are called for people, and what each must be or have."""
+
+    registry: str
+    word: str
+    kind: type | None = None
+    attributes: tuple[str, ...] = ()
+
+
 _GIVING = {
-    "timestore_storage_drivers": "storage_kinds",
-    "timestore_partition_formats": "partition_formats",
-    "timestore_aggregations": "aggregations",
-    "timestore_queues": "queues",
-    "timestore_query_engines": "query_engines",
+    "timestore_storage_drivers": _Giving("storage_kinds", "storage", StorageKind),
+    "timestore_partition_formats": _Giving(
+        "partition_formats", "format", attributes=("extension", "write", "attach", "detach", "relation")
+    ),
+    "timestore_aggregations": _Giving("aggregations", "aggregation", Aggregation),
+    "timestore_queues": _Giving("queues", "queue", attributes=("__call__",)),
+    "timestore_query_engines": _Giving("query_engines", "engine", attributes=("__call__",)),
 }
 
 
@@ -128,38 +140,43 @@ class _Gifts:
 
     def take(self, module: Any, hooks: tuple[str, ...]) -> tuple[str, ...]:
         """Add all that the module gives, or, raising, nothing of it."""
-        found: list[tuple[dict[str, Any], str, Any]] = []
-        for hook, kind in _GIVING.items():
+        found: list[tuple[_Giving, str, Any]] = []
+        for hook, giving in _GIVING.items():
             if hook not in hooks:
                 continue
             given = getattr(module, hook)()
             if not isinstance(given, Mapping):
                 raise TypeError(f"{hook} must return a mapping of names, not {type(given).__name__}")
-            registry: dict[str, Any] = getattr(self, kind)
             for name, value in given.items():
-                if name in registry:
+                if name in getattr(self, giving.registry):
                     raise ValueError(f"{hook} gives {name!r}, which another plugin already gives")
-                _check_gift(hook, name, value)
-                found.append((registry, name, value))
-        for registry, name, value in found:
-            registry[name] = value
-        return tuple(name for _, name, _ in found)
+                _check_gift(hook, giving, name, value)
+                found.append((giving, name, value))
+        for giving, name, value in found:
+            getattr(self, giving.registry)[name] = value
+        return tuple(f"{giving.word} {name}" for giving, name, _ in found)
 
 
-def _check_gift(hook: str, name: object, value: object) -> None:
-    expected = {"timestore_storage_drivers": StorageKind, "timestore_aggregations": Aggregation}.get(hook)
+def _check_gift(hook: str, giving: _Giving, name: object, value: object) -> None:
     if not isinstance(name, str):
         raise TypeError(f"{hook}: names must be strings, not {type(name).__name__}")
-    if expected is not None and not isinstance(value, expected):
-        raise TypeError(f"{hook}: {name!r} must be a {expected.__name__}, not {type(value).__name__}")
+    if giving.kind is not None and not isinstance(value, giving.kind):
+        raise TypeError(f"{hook}: {name!r} must be a {giving.kind.__name__}, not {type(value).__name__}")
+    missing = [one for one in giving.attributes if not hasattr(value, one)]
+    if missing:
+        raise TypeError(f"{hook}: {name!r} lacks {', '.join(missing)}")
 
 
 def _load(manager: pluggy.PluginManager, gifts: _Gifts, point: EntryPoint) -> PluginReport:
     distribution = _distribution(point)
+    if manager.has_plugin(point.name):
+        error = ValueError(f"another plugin is already named {point.name!r}")
+        return PluginReport(point.name, distribution, "broken", error=_why(error))
     try:
         module = point.load()
         manager.register(module, name=point.name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # Registering stops half-way at the first bad hook; nobody else can have this name.
         broken = manager.get_plugin(point.name)
         if broken is not None:
             manager.unregister(broken)
@@ -170,6 +187,8 @@ def _load(manager: pluggy.PluginManager, gifts: _Gifts, point: EntryPoint) -> Pl
         unknown = [caller.name for caller in callers if not caller.has_spec()]
         if unknown:
             raise ValueError(f"unknown hook {unknown[0]}")
+        if not hooks:
+            raise ValueError("implements no hook; is @hookimpl missing?")
         gives = gifts.take(module, hooks)
     except Exception as error:
         manager.unregister(module)
@@ -177,7 +196,7 @@ def _load(manager: pluggy.PluginManager, gifts: _Gifts, point: EntryPoint) -> Pl
     return PluginReport(point.name, distribution, "loaded", hooks, gives)
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     host: str = _env("TIMESTORE_HOST", "HOST", default="127.0.0.1", help="address to listen on")
     port: Port = _env("TIMESTORE_PORT", "PORT", default=4100, help="port to listen on")
     http_workers: Positive = _env(
-        "TIMESTORE_HTTP_WORKERS", default=min(4, _cpu_count()), help="server processes; cores, at most 4"
+        "TIMESTORE_HTTP_WORKERS", default=min(4, _cpu_count()), help="server processes, at most 4 by default"
     )
     http_threads: Positive = _env("TIMESTORE_HTTP_THREADS", default=16, help="request threads of each server process")
     http_idle_timeout_ms: Positive = _env(
@@ -215,7 +215,7 @@ class Settings(BaseSettings):
         help="partition files that a process keeps attached; a query over more runs in fragments",
     )
     query_threads: Positive = _env(
-        "TIMESTORE_QUERY_THREADS", default=_cpu_count(), help="engine threads of each process; cores"
+        "TIMESTORE_QUERY_THREADS", default=_cpu_count(), help="engine threads of each process"
     )
     query_memory_bytes: Positive = _env(
         "TIMESTORE_QUERY_MEMORY_BYTES", default=GIB, help="memory of the engine of each process"

@@ -19,7 +19,7 @@ def timestore_aggregations() -> Mapping[str, Aggregation]:
         "avg": Aggregation(
             sql=lambda column, _: f"avg({column})",
             combine=Decomposable(
-                partial=lambda column, _: (f"sum({column}::DOUBLE)", f"count({column})"),
+                partial=lambda column, _: (f"sum({column})", f"count({column})"),
                 merge=lambda states, _: f"sum({states[0]}) / nullif(sum({states[1]}), 0)",
             ),
             result=lambda _: "double",

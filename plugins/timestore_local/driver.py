@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 from timestore_core.storage import StoredFile
 
@@ -24,20 +25,21 @@ class LocalDriver:
 
     def put(self, source: Path, key: str) -> StoredFile:
         target = self._path(key)
-        created = _make_directories(target.parent, self._root)
+        _make_directories(target.parent, self._root)
         size_bytes = source.stat().st_size
         # A link fails where the name is taken; a rename would replace the other file.
         os.link(source, target)
         source.unlink()
-        for directory in {target.parent, *created}:
-            _sync(directory)
+        _sync(target.parent)
         found = self.stat(key)
         if found is None or found.size_bytes != size_bytes:
             raise OSError(f"{key}: the file is not there after it was stored")
         return found
 
     def location(self, key: str) -> str:
-        return str(self._path(key))
+        if key.startswith("/") or ".." in key.split("/"):
+            raise OSError(f"{key!r}: leads outside the storage root")
+        return f"{self._root}/{key}"
 
     def allowed_locations(self) -> Sequence[str]:
         return [str(self._root)]
@@ -57,23 +59,25 @@ class LocalDriver:
             if Path(directory) == self._root and _STAGING in names:
                 names.remove(_STAGING)
             for name in files:
-                path = Path(directory) / name
-                yield StoredFile(path.relative_to(self._root).as_posix(), path.stat().st_size)
+                found = self.stat((Path(directory) / name).relative_to(self._root).as_posix())
+                if found is not None:
+                    yield found
 
     def check(self) -> None:
-        probe = self.staging_dir() / f"probe-{os.getpid()}"
+        # A name of its own for each probe: readiness is asked from several threads and hosts at once.
+        probe = self.staging_dir() / f"probe-{uuid4()}"
         probe.write_bytes(b"timestore")
         probe.unlink()
 
     def _path(self, key: str) -> Path:
-        path = self._root / key
-        if not path.is_relative_to(self._root) or ".." in path.parts:
-            raise OSError(f"{key!r}: leads outside the storage root")
-        return path
+        return Path(self.location(key))
 
 
-def _make_directories(directory: Path, root: Path) -> list[Path]:
-    """Make what is missing; the parents of what was made, which must be synced for it to last."""
+def _make_directories(directory: Path, root: Path) -> None:
+    """Make what is missing, each made durable in its parent before a file in it can be.
+
+    Also where another writer made it a moment ago: who comes second must not rely on the first one's sync.
+    """
     missing = []
     while not directory.is_dir():
         missing.append(directory)
@@ -82,7 +86,7 @@ def _make_directories(directory: Path, root: Path) -> list[Path]:
         directory = directory.parent
     for one in reversed(missing):
         one.mkdir(parents=True, exist_ok=True)
-    return [one.parent for one in missing]
+        _sync(one.parent)
 
 
 def _sync(directory: Path) -> None:

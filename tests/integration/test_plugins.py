@@ -158,7 +158,6 @@ def test_a_broken_plugin_gives_nothing_of_what_it_has(tmp_path: Path, monkeypatc
     assert not host.may(Actor(None, frozenset()), "admin", None, settings)
 
 
-@pytest.mark.xfail(strict=True, reason="plugins.py: a failed registration unregisters whoever has the name")
 def test_a_stranger_with_the_name_of_our_plugin_does_not_take_it_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +170,6 @@ def test_a_stranger_with_the_name_of_our_plugin_does_not_take_it_out(
     assert host.may(Actor(None, frozenset()), "read", None, load_settings())
 
 
-@pytest.mark.xfail(strict=True, raises=SystemExit, reason="plugins.py: only Exception is caught around the import")
 def test_a_plugin_that_exits_when_it_is_imported_is_broken_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,16 +273,11 @@ def same(one: Any, other: Any, tolerance: float = 0.0) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-COUNTS_BREAK = pytest.mark.xfail(
-    strict=True, reason="query/sql.py: repeat() takes no UBIGINT, and histogram() confuses NaN with other doubles"
-)
-
-
 @pytest.mark.parametrize(
     "functions",
     [
         pytest.param(sorted(set(FUNCTIONS) - COUNTED), id="without-counted-values"),
-        pytest.param(sorted(FUNCTIONS), id="all", marks=COUNTS_BREAK),
+        pytest.param(sorted(FUNCTIONS), id="all"),
     ],
 )
 @settings(max_examples=120, deadline=None)
@@ -410,7 +405,6 @@ def test_the_examples_aggregations_are_what_they_say(
         assert rows == [(EPOCH, expected if expected is None else pytest.approx(expected))]
 
 
-@COUNTS_BREAK
 @pytest.mark.parametrize("fn", ["median", "percentile"])
 def test_nan_among_the_values_is_one_value_like_any_other(duck: duckdb.DuckDBPyConnection, fn: str) -> None:
     parts = [[(0, math.nan), (0, 1.0), (0, 2.0)], [(0, 3.0)]]
@@ -419,7 +413,6 @@ def test_nan_among_the_values_is_one_value_like_any_other(duck: duckdb.DuckDBPyC
     assert answers.merged() == answers.undivided()
 
 
-@pytest.mark.xfail(strict=True, reason="query/sql.py: ORDER BY bucket sorts by the result of that name")
 @pytest.mark.parametrize("alias", ["bucket", "BUCKET"])
 def test_a_result_named_bucket_does_not_change_the_order(duck: duckdb.DuckDBPyConnection, alias: str) -> None:
     case = downsampled("max", "n", "integer", [[(0, 2)], [(HOUR_US, 1)]], Bucket("hour", 1), alias)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
 import stamina
 from psycopg.types.json import Jsonb
 
@@ -185,7 +186,8 @@ def find_replay(database: Database, dataset: Dataset, claim: Claim) -> Published
 
 
 def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Published:
-    dataset = _locked_dataset(connection, attempt)
+    locked = _locked_dataset(connection, attempt)
+    dataset = dataset_of(locked)
     if is_retry:
         found = connection.execute(_MANIFEST_OF_PARTITION, [attempt.partition_id]).fetchone()
         if found is not None:
@@ -200,10 +202,10 @@ def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Pub
     head = connection.execute(_HEAD, [dataset.id]).fetchone()
     merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
     _check_widening(connection, dataset, merged)
-    return _insert(connection, attempt, dataset, head, merged.schema)
+    return _insert(connection, attempt, locked, head, merged.schema)
 
 
-def _locked_dataset(connection: Connection, attempt: Attempt) -> Dataset:
+def _locked_dataset(connection: Connection, attempt: Attempt) -> Row:
     row = connection.execute(_LOCK_DATASET, [attempt.slug]).fetchone()
     if row is None:
         values = {
@@ -216,7 +218,7 @@ def _locked_dataset(connection: Connection, attempt: Attempt) -> Dataset:
         connection.execute(_CREATE_DATASET, values)
         row = connection.execute(_LOCK_DATASET, [attempt.slug]).fetchone()
         assert row is not None
-    return dataset_of(row)
+    return row
 
 
 def _replay(connection: Connection, dataset: Dataset, claim: Claim) -> Published | None:
@@ -262,56 +264,32 @@ def _check_widening(connection: Connection, dataset: Dataset, merged: Merged) ->
             )
 
 
-def _insert(connection: Connection, attempt: Attempt, dataset: Dataset, head: Row | None, schema: Schema) -> Published:
-    found = connection.execute("SELECT current_version FROM datasets WHERE id = %s", [dataset.id]).fetchone()
-    assert found is not None
-    version = found["current_version"] + 1
-    manifest_id = new_id("dm")
-    schema_version_id = head["schema_version_id"] if head else None
-    if schema_version_id is None or head is None or Schema.from_json(head["schema"] or {}) != schema:
-        schema_version_id = _insert_schema(connection, dataset, schema)
-    if head is not None:
-        connection.execute(_SUPERSEDE, [head["id"]])
-    manifest_row = connection.execute(
-        _INSERT_MANIFEST,
-        {
-            "id": manifest_id,
-            "dataset": dataset.id,
-            "version": version,
-            "schema_version": schema_version_id,
-            "parent": head["id"] if head else None,
-            "summary": Jsonb({"tableName": attempt.table_name, "batchRowCount": attempt.row_count}),
-            "statistics": Jsonb(_statistics(attempt, head)),
-            "metadata": Jsonb({"tableName": attempt.table_name, "storageTargetId": attempt.target.id}),
-            "partition_count": (head["partition_count"] if head else 0) + 1,
-            "total_rows": (head["total_rows"] if head else 0) + attempt.row_count,
-            "total_bytes": (head["total_bytes"] if head else 0) + attempt.file_size_bytes,
-            "created_by": CREATED_BY,
-        },
-    ).fetchone()
-    partition_row = connection.execute(
-        _INSERT_PARTITION, _partition_values(attempt, dataset, manifest_id, version)
-    ).fetchone()
-    for claim in attempt.claims:
-        if claim.idempotency_key is not None:
-            connection.execute(
-                _INSERT_BATCH,
-                {
-                    "id": new_id("ing"),
-                    "dataset": dataset.id,
-                    "key": claim.idempotency_key,
-                    "manifest": manifest_id,
-                    "hash": claim.content_hash,
-                    "job": claim.job_id,
-                },
-            )
-    _forget_journalled(connection, attempt.claims)
-    connection.execute(_AUDIT, _audit_values(attempt, dataset, manifest_id, version))
-    dataset_row = connection.execute(_ADVANCE_DATASET, {"version": version, "dataset": dataset.id}).fetchone()
-    assert manifest_row is not None
-    assert partition_row is not None
-    assert dataset_row is not None
-    return Published(dataset_of(dataset_row), manifest_of(manifest_row), (partition_of(partition_row, schema),), False)
+def _insert(connection: Connection, attempt: Attempt, locked: Row, head: Row | None, schema: Schema) -> Published:
+    """Write the new snapshot; every statement goes out in one round trip, while the dataset's row is locked."""
+    dataset, version, manifest_id = dataset_of(locked), locked["current_version"] + 1, new_id("dm")
+    with connection.pipeline():
+        schema_version_id = head["schema_version_id"] if head else None
+        if schema_version_id is None or head is None or Schema.from_json(head["schema"] or {}) != schema:
+            schema_version_id = _insert_schema(connection, dataset, schema)
+        if head is not None:
+            connection.execute(_SUPERSEDE, [head["id"]])
+        values = _manifest_values(attempt, dataset, manifest_id, version, schema_version_id, head)
+        manifest = connection.execute(_INSERT_MANIFEST, values)
+        partition = connection.execute(_INSERT_PARTITION, _partition_values(attempt, dataset, manifest_id, version))
+        for claim in attempt.claims:
+            if claim.idempotency_key is not None:
+                connection.execute(_INSERT_BATCH, _batch_values(claim, dataset, manifest_id))
+        _forget_journalled(connection, attempt.claims)
+        connection.execute(_AUDIT, _audit_values(attempt, dataset, manifest_id, version))
+        advanced = connection.execute(_ADVANCE_DATASET, {"version": version, "dataset": dataset.id})
+    added = (partition_of(_only(partition), schema),)
+    return Published(dataset_of(_only(advanced)), manifest_of(_only(manifest)), added, replayed=False)
+
+
+def _only(cursor: psycopg.Cursor[Row]) -> Row:
+    row = cursor.fetchone()
+    assert row is not None
+    return row
 
 
 def _forget_journalled(connection: Connection, claims: tuple[Claim, ...]) -> None:
@@ -334,6 +312,36 @@ def _insert_schema(connection: Connection, dataset: Dataset, schema: Schema) -> 
         },
     )
     return schema_version_id
+
+
+def _manifest_values(
+    attempt: Attempt, dataset: Dataset, manifest_id: str, version: int, schema_version_id: str, head: Row | None
+) -> dict[str, Any]:
+    return {
+        "id": manifest_id,
+        "dataset": dataset.id,
+        "version": version,
+        "schema_version": schema_version_id,
+        "parent": head["id"] if head else None,
+        "summary": Jsonb({"tableName": attempt.table_name, "batchRowCount": attempt.row_count}),
+        "statistics": Jsonb(_statistics(attempt, head)),
+        "metadata": Jsonb({"tableName": attempt.table_name, "storageTargetId": attempt.target.id}),
+        "partition_count": (head["partition_count"] if head else 0) + 1,
+        "total_rows": (head["total_rows"] if head else 0) + attempt.row_count,
+        "total_bytes": (head["total_bytes"] if head else 0) + attempt.file_size_bytes,
+        "created_by": CREATED_BY,
+    }
+
+
+def _batch_values(claim: Claim, dataset: Dataset, manifest_id: str) -> dict[str, Any]:
+    return {
+        "id": new_id("ing"),
+        "dataset": dataset.id,
+        "key": claim.idempotency_key,
+        "manifest": manifest_id,
+        "hash": claim.content_hash,
+        "job": claim.job_id,
+    }
 
 
 def _partition_values(attempt: Attempt, dataset: Dataset, manifest_id: str, version: int) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class Engine:
         self._name = name
         self._lock = threading.Lock()
         self._current: Instance | None = None
+        self._made = 0
         self._spill = _own_spill_dir(limits.spill_dir, name)
 
     @contextmanager
@@ -115,8 +116,11 @@ class Engine:
             current = self._current
             if current is None or not wanted <= current.allowed:
                 allowed = wanted | (current.allowed if current else frozenset())
-                self._spill.mkdir(parents=True, exist_ok=True)
-                current = Instance(self._limits, allowed, self._spill)
+                # Never one that another instance has: they would write over each other's spilled blocks.
+                self._made += 1
+                spill = self._spill / str(self._made)
+                spill.mkdir(parents=True, exist_ok=True)
+                current = Instance(self._limits, allowed, spill)
                 self._replace(current)
             current.leases += 1
             return current
@@ -145,7 +149,8 @@ def disk_errors() -> Iterator[None]:
     """Turn DuckDB's input/output errors into OSError, a full disk into ENOSPC."""
     try:
         yield
-    except duckdb.IOException as error:
+    except (duckdb.IOException, duckdb.TransactionException) as error:
+        # A write that fails in the middle of a commit comes as a TransactionException.
         text = str(error)
         full = "No space left" in text or "not enough disk space" in text.lower()
         number = errno.ENOSPC if full else errno.EIO

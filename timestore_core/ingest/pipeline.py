@@ -82,7 +82,9 @@ def decode_batch(runtime: Runtime, slug: str, body: bytes, header_key: str | Non
     envelope = parse_batch(body, slug, header_key, runtime.settings)
     rows = rows_to_table(envelope.rows_json, envelope.schema, runtime.settings.ingest_max_rows)
     runtime.plugins.step("ingest.decoded")
-    return Batch(envelope, rows, content_hash(envelope.schema, rows))
+    # Without a key nothing is ever compared with this batch, unless it waits in a queue.
+    compared = envelope.idempotency_key is not None or runtime.queue.deferred
+    return Batch(envelope, rows, content_hash(envelope.schema, rows) if compared else "")
 
 
 def claim_of(batch: Batch, default_key: str | None = None) -> Claim:

@@ -94,17 +94,16 @@ def _typed_columns(raw: bytes, fields: tuple[Field, ...]) -> list[pa.Array] | No
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
         return None
     columns = [list(map(attrgetter(f"f{index}"), rows)) for index in range(len(fields))]
-    strings = sum(
-        len(column) - column.count(None)
-        for field, column in zip(fields, columns, strict=True)
-        if field.type in ("string", "timestamp")
-    )
-    if raw.count(b'"') != 2 * (len(rows) * len(fields) + strings):
-        return None
     try:
-        return [_typed_array(column, field.type) for field, column in zip(fields, columns, strict=True)]
+        arrays = [_typed_array(column, field.type) for field, column in zip(fields, columns, strict=True)]
     except (pa.ArrowInvalid, OverflowError):
         return None
+    strings = sum(
+        len(array) - array.null_count
+        for field, array in zip(fields, arrays, strict=True)
+        if field.type in ("string", "timestamp")
+    )
+    return arrays if raw.count(b'"') == 2 * (len(rows) * len(fields) + strings) else None
 
 
 @lru_cache(maxsize=128)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
 
 from timestore_core.engine.instance import Engine, disk_errors
-from timestore_core.model import ColumnStatistics, Field, Schema
+from timestore_core.model import Schema
 from timestore_core.names import quote_identifier, quote_literal
 from timestore_core.partitions.format import WrittenFile
+from timestore_core.partitions.statistics import column_statistics
 
 SQL_TYPES = {
     "timestamp": "TIMESTAMP",
@@ -27,8 +27,6 @@ SQL_TYPES = {
 SMALL_BLOCK_BYTES = 16_384
 LARGE_BLOCK_BYTES = 262_144
 SMALL_BATCH_ROWS = 50_000
-# Bounds of a string column are cut to this many characters, so that one long text cannot bloat the catalog.
-BOUND_LENGTH = 64
 
 
 class DuckDBFile:
@@ -54,7 +52,9 @@ class DuckDBFile:
                 raise OSError(f"{path.name}: a write-ahead log was left beside the file")
             _sync(path)
             with instance.cursor() as reader, _attached(reader, path, "(READ_ONLY)") as alias:
-                return _count(reader, f"{alias}.{quote_identifier(table_name)}", schema)
+                found = reader.execute(f"SELECT count(*) FROM {alias}.{quote_identifier(table_name)}").fetchone()
+        assert found is not None
+        return WrittenFile(found[0], column_statistics(schema, rows))
 
     def attach(self, location: str, alias: str) -> str:
         return f"ATTACH {quote_literal(location)} AS {quote_identifier(alias)} (TYPE duckdb, READ_ONLY)"
@@ -82,34 +82,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _count(cursor: duckdb.DuckDBPyConnection, relation: str, schema: Schema) -> WrittenFile:
-    bounds = ", ".join(_bounds_sql(field) for field in schema.fields)
-    found = cursor.execute(f"SELECT count(*), {bounds} FROM {relation}").fetchone()
-    assert found is not None
-    rows, values = found[0], found[1:]
-    statistics: Mapping[str, ColumnStatistics] = {
-        field.name: _statistics(field, rows, *values[index * 3 : index * 3 + 3])
-        for index, field in enumerate(schema.fields)
-    }
-    return WrittenFile(rows, statistics)
-
-
-def _bounds_sql(field: Field) -> str:
-    column = quote_identifier(field.name)
-    value = f"epoch_us({column})" if field.type == "timestamp" else column
-    return f"min({value}), max({value}), count({column})"
-
-
-def _bound(text: str) -> str:
-    """A prefix that the catalog can hold: not too long, and without the NUL that PostgreSQL's JSON refuses."""
-    return text[:BOUND_LENGTH].partition("\0")[0]
-
-
-def _statistics(field: Field, rows: int, minimum: Any, maximum: Any, present: int) -> ColumnStatistics:
-    if field.type == "string" and present:
-        # A cut maximum is below the true one: it is marked, and pruning then asks only the minimum's side.
-        low, high = _bound(minimum), _bound(maximum)
-        return ColumnStatistics(low, high, rows - present, (low, high) == (minimum, maximum))
-    return ColumnStatistics(minimum, maximum, rows - present)

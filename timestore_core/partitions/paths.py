@@ -11,9 +11,10 @@ _SEGMENT_LENGTH = 80
 
 
 def fold_segment(text: str) -> str:
-    """The text as a safe path segment: lower case, everything outside `a-z0-9._-` as `_`, never empty, `.` or `..`."""
+    """The text as a safe path segment: lower case, everything outside `a-z0-9._-` as `_`, never empty or hidden."""
     folded = _OUTSIDE.sub("_", text.lower())[:_SEGMENT_LENGTH]
-    return folded if folded.strip(".") else "_"
+    # A leading dot is kept for the service's own directories (`.tmp`), and `.` and `..` are no names at all.
+    return folded if folded[:1] not in ("", ".") else f"_{folded[1:]}"
 
 
 def partition_key_path(slug: str, partition_key: Mapping[str, str], partition_id: str, extension: str) -> str:

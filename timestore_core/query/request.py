@@ -34,6 +34,7 @@ class WireAggregation(msgspec.Struct, frozen=True):
     column: str | None = None
     alias: str | None = None
     percentile: float | None = None
+    parameters: dict[str, float] = {}
 
 
 class WireDownsample(msgspec.Struct, frozen=True, rename="camel"):
@@ -201,9 +202,11 @@ def _parameters(
 ) -> dict[str, Any] | None:
     parameters: dict[str, Any] = {}
     for name, (low, high) in function.parameters.items():
-        value = getattr(wire, name, None)
+        # The contract's one parameter stands beside `fn`; those of plugins in an object of their own.
+        value = wire.percentile if name == "percentile" else wire.parameters.get(name)
         if value is None or not math.isfinite(value) or not low <= value <= high:
-            problems.append(Problem(f"{path}.{name}", f"must be a number from {low:g} to {high:g}"))
+            where = path if name == "percentile" else f"{path}.parameters"
+            problems.append(Problem(f"{where}.{name}", f"must be a number from {low:g} to {high:g}"))
             return None
         parameters[name] = value
     return parameters

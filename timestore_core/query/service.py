@@ -16,6 +16,7 @@ from timestore_core.model import Field
 from timestore_core.query.plan import PlannedPartition, QueryPlan, resolve_columns, select_partitions
 from timestore_core.query.request import QueryRequest
 from timestore_core.runtime import Runtime
+from timestore_core.storage import StorageDriver
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,12 @@ def make_plan(runtime: Runtime, head: Head, request: QueryRequest) -> tuple[Quer
     """
     columns, output = resolve_columns(request, head.schema, runtime.plugins.aggregations)
     partitions = runtime.snapshots.partitions(head)
-    planned, allowed = [], set[str]()
+    planned, drivers = [], dict[str, StorageDriver]()
     for partition, within in select_partitions(partitions, request):
-        driver = runtime.targets.driver(runtime.targets.get(partition.storage_target_id))
-        allowed.update(driver.allowed_locations())
+        driver = drivers.get(partition.storage_target_id)
+        if driver is None:
+            driver = runtime.targets.driver(runtime.targets.get(partition.storage_target_id))
+            drivers[partition.storage_target_id] = driver
         planned.append(
             PlannedPartition(
                 id=partition.id,
@@ -77,7 +80,7 @@ def make_plan(runtime: Runtime, head: Head, request: QueryRequest) -> tuple[Quer
         limit_is_guard=guard,
         timeout_ms=settings.query_timeout_ms,
     )
-    return plan, frozenset(allowed)
+    return plan, frozenset(one for driver in drivers.values() for one in driver.allowed_locations())
 
 
 def answer(runtime: Runtime, head: Head, request: QueryRequest, is_gone: Callable[[], bool] | None = None) -> Answer:

@@ -123,7 +123,7 @@ def _named_results(plan: QueryPlan, grouped: str) -> str:
     )
     return (
         f"SELECT {start} AS {quote_identifier(time.name)}{results} FROM ({grouped}) AS buckets "
-        f"ORDER BY bucket LIMIT {plan.row_limit:d}"
+        f"ORDER BY buckets.bucket LIMIT {plan.row_limit:d}"
     )
 
 
@@ -144,15 +144,13 @@ def _partial_states(index: int, asked: AskedAggregation, function: Aggregation) 
     if isinstance(combine, Decomposable):
         return [(f"s{index}_{number}", sql) for number, sql in enumerate(combine.partial(column, parameters))]
     if isinstance(combine, Multiset):
-        values = f"list(DISTINCT {column})" if combine.distinct_only else f"map_entries(histogram({column}))"
-        return [(f"s{index}_0", values)]
+        distinct = "DISTINCT " if combine.distinct_only else ""
+        return [(f"s{index}_0", f"list({distinct}{column}) FILTER (WHERE {column} IS NOT NULL)")]
     return [(f"s{index}_0", f"list({column})")]
 
 
 def _over_values(values: str, asked: AskedAggregation, function: Aggregation) -> str:
     """The aggregation's own SQL over the values that the fragments shipped."""
-    if isinstance(function.combine, Multiset) and not function.combine.distinct_only:
-        values = f"flatten(list_transform({values}, lambda one: repeat([one.key], one.value)))"
     return f"(SELECT {function.sql('v', dict(asked.parameters))} FROM (SELECT unnest({values}) AS v))"
 
 

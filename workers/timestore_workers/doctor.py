@@ -151,7 +151,7 @@ def _storage(settings: Settings, plugins: PluginHost) -> Iterator[Finding]:
         driver = kind.open(kind.default_config(settings))
         driver.check()
         staging = driver.staging_dir()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TimestoreError) as error:
         yield Finding(
             "storage", "fail", _first_line(error), "create the directory, or give this user the right to write there"
         )

@@ -8,6 +8,9 @@ from pydantic import SecretStr
 
 from timestore_core.settings import Settings, variables
 
+# Their defaults are this machine's; the table has to be true everywhere.
+_BY_CORES = ("TIMESTORE_HTTP_WORKERS", "TIMESTORE_QUERY_THREADS")
+
 
 def settings_table() -> str:
     """One Markdown row a setting: its variables, its default, what it is for."""
@@ -15,7 +18,8 @@ def settings_table() -> str:
     for field in Settings.model_fields.values():
         first, *others = variables(field)
         names = f"`{first}`" + "".join(f" (`{name}`)" for name in others)
-        lines.append(f"| {names} | {_default(field.default)} | {field.description} |")
+        default = "cores" if first in _BY_CORES else _default(field.default)
+        lines.append(f"| {names} | {default} | {field.description} |")
     return "\n".join(lines)
 
 
@@ -24,6 +28,8 @@ def _default(value: object) -> str:
         return "unset"
     if isinstance(value, SecretStr):
         return f"`{value.get_secret_value()}`"
+    if isinstance(value, bool):
+        return "`on`" if value else "`off`"
     if isinstance(value, Path):
         return f"`{value}`"
     return f"`{value}`"

@@ -1,0 +1,35 @@
+"""Minimum, maximum and NULLs of each column, for ruling files out without opening them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from timestore_core.model import ColumnStatistics, FieldType, Schema
+
+# Bounds of a string column are cut to this many characters, so that one long text cannot bloat the catalog.
+BOUND_LENGTH = 64
+
+
+def column_statistics(schema: Schema, rows: pa.Table) -> Mapping[str, ColumnStatistics]:
+    """The statistics of every column of the schema; times as microseconds."""
+    return {field.name: _statistics(field.type, rows.column(field.name)) for field in schema.fields}
+
+
+def _statistics(type_: FieldType, column: pa.ChunkedArray) -> ColumnStatistics:
+    nulls = column.null_count
+    if nulls == len(column):
+        return ColumnStatistics(None, None, nulls)
+    ends = pc.min_max(column.cast(pa.int64()) if type_ == "timestamp" else column).as_py()
+    low, high = ends["min"], ends["max"]
+    if type_ != "string":
+        return ColumnStatistics(low, high, nulls)
+    # A cut maximum is below the true one: it is marked, and then only the minimum may rule a file out.
+    return ColumnStatistics(_bound(low), _bound(high), nulls, (_bound(low), _bound(high)) == (low, high))
+
+
+def _bound(text: str) -> str:
+    """A prefix that the catalog can hold: not too long, and without the NUL that PostgreSQL's JSON refuses."""
+    return text[:BOUND_LENGTH].partition("\0")[0]
