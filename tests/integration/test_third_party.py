@@ -92,7 +92,7 @@ def test_the_installed_distribution_is_named_with_what_it_gives(python: Path) ->
         "example",
         "timestore-plugin-example",
         "loaded",
-        "sharded, geomean, mad",
+        "storage sharded, aggregation geomean, aggregation mad",
     ]
 
 

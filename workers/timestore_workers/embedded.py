@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from timestore_core.errors import ConfigurationError
+
+_STOP_TIMEOUT_S = 30
 
 
 @contextmanager
@@ -50,7 +53,12 @@ def embedded_postgres(data_dir: Path) -> Iterator[str]:
             ) from None
         data_dir.parent.mkdir(parents=True, exist_ok=True)
         server = get_server(data_dir)
+    process = server.get_postmaster_info().process
     try:
         yield server.get_uri()
     finally:
         server.cleanup()
+        # The wheel leaves it running for users that it still counts, among them one that was killed.
+        if process is not None and process.is_running():
+            process.send_signal(signal.SIGINT)
+            process.wait(_STOP_TIMEOUT_S)
