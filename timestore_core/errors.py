@@ -84,6 +84,12 @@ class Conflict(TimestoreError):
     default_code = "conflict"
 
 
+class PreconditionFailed(TimestoreError):
+    """The thing was changed since the client read it (`If-Match`)."""
+
+    default_code = "precondition_failed"
+
+
 class TooLarge(TimestoreError):
     """A limit was exceeded; the message names the limit, its value and how to stay below it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from timestore_core.settings import MIB, Settings
 from timestore_core.storage import StorageDriver
 
 ENGINE = "duckdb"
+# Other processes change targets too: what is known of one is read again after this.
+_TARGET_AGE_S = 5.0
 
 
 class Targets:
@@ -30,7 +33,7 @@ class Targets:
         self._plugins = plugins
         self._lock = threading.Lock()
         self._default: StorageTarget | None = None
-        self._known: dict[str, StorageTarget] = {}
+        self._known: dict[str, tuple[StorageTarget, float]] = {}
         self._drivers: dict[tuple[str, str], StorageDriver] = {}
 
     @property
@@ -40,18 +43,21 @@ class Targets:
             kind = self._settings.storage_driver
             config = self._plugins.storage_kind(kind).default_config(self._settings)
             self._default = ensure_default_target(self._database, kind, config)
-            self._known[self._default.id] = self._default
         return self._default
 
     def get(self, target_id: str) -> StorageTarget:
-        """The target of this id. Raises NotFound."""
-        known = self._known.get(target_id)
-        if known is None:
+        """The target of this id, at most some seconds old. Raises NotFound."""
+        known, read_at = self._known.get(target_id, (None, 0.0))
+        if known is None or time.monotonic() - read_at > _TARGET_AGE_S:
             known = None if "\0" in target_id else find_storage_target(self._database, target_id)
             if known is None:
                 raise NotFound(f"storage target {target_id} not found")
-            self._known[target_id] = known
+            self._known[target_id] = (known, time.monotonic())
         return known
+
+    def forget(self, target_id: str) -> None:
+        """Read the target anew when it is next asked for: it was changed."""
+        self._known.pop(target_id, None)
 
     def for_ingest(self, asked: str | None, dataset: Dataset | None) -> StorageTarget:
         """Where a batch goes: the target asked for, else the dataset's, else the default."""

@@ -156,6 +156,18 @@ class Settings(BaseSettings):
         "TIMESTORE_LIFECYCLE_CONCURRENCY", default=1, help="datasets that a lifecycle worker maintains at a time"
     )
 
+    lifecycle_retention_max_age_hours: Positive = _env(
+        "TIMESTORE_LIFECYCLE_RETENTION_MAX_AGE_HOURS", default=720, help="default retention by age"
+    )
+    lifecycle_retention_max_total_bytes: Positive = _env(
+        "TIMESTORE_LIFECYCLE_RETENTION_MAX_TOTAL_BYTES", default=500 * GIB, help="default retention by size"
+    )
+    lifecycle_retention_delete_grace_minutes: NotNegative = _env(
+        "TIMESTORE_LIFECYCLE_RETENTION_DELETE_GRACE_MINUTES",
+        default=5,
+        help="what was removed can be taken back for this long",
+    )
+
     # Storage
     storage_driver: str = _env("TIMESTORE_STORAGE_DRIVER", default="local", help="kind of the default storage target")
     storage_root: Path = _env(
@@ -232,6 +244,11 @@ class Settings(BaseSettings):
     )
     require_write_scope: Scope = _env(
         "TIMESTORE_REQUIRE_WRITE_SCOPE", default=None, help="scope for ingest; unset: the admin scope"
+    )
+    gateway_secret: SecretStr | None = _env(
+        "TIMESTORE_GATEWAY_SECRET",
+        default=None,
+        help="when set, scope and user headers count only beside this in `x-gateway-secret`",
     )
     admin_scope: Scope = _env("TIMESTORE_ADMIN_SCOPE", default=None, help="scope for the administrative API")
 

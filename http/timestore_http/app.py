@@ -9,6 +9,24 @@ import falcon
 
 from timestore_core.runtime import Runtime
 from timestore_http import errors
+from timestore_http.admin.base import AdminResource
+from timestore_http.admin.datasets import (
+    ArchiveResource,
+    DatasetResource,
+    DatasetsResource,
+    DatasetTargetResource,
+    RestoreResource,
+    RetentionResource,
+)
+from timestore_http.admin.history import (
+    AuditResource,
+    DatasetAuditResource,
+    ManifestResource,
+    ManifestsResource,
+    PartitionsResource,
+    SchemasResource,
+)
+from timestore_http.admin.targets import TargetResource, TargetsResource
 from timestore_http.health import HealthResource, ReadyResource
 from timestore_http.ingest import IngestResource
 from timestore_http.ingest_jobs import IngestJobResource
@@ -31,4 +49,26 @@ def make_app(runtime: Runtime, is_draining: Callable[[], bool] = lambda: False) 
     app.add_route("/datasets/{slug}/ingest", IngestResource(runtime))
     app.add_route("/datasets/{slug}/ingest/jobs/{job_id}", IngestJobResource(runtime))
     app.add_route("/datasets/{slug}/query", QueryResource(runtime))
+    for path, resource in _admin_routes(runtime).items():
+        app.add_route(path, resource)
     return app
+
+
+def _admin_routes(runtime: Runtime) -> dict[str, AdminResource]:
+    dataset = "/admin/datasets/{key}"
+    return {
+        "/admin/datasets": DatasetsResource(runtime),
+        dataset: DatasetResource(runtime),
+        f"{dataset}/archive": ArchiveResource(runtime),
+        f"{dataset}/restore": RestoreResource(runtime),
+        f"{dataset}/retention": RetentionResource(runtime),
+        f"{dataset}/storage-target": DatasetTargetResource(runtime),
+        f"{dataset}/manifest": ManifestResource(runtime),
+        f"{dataset}/manifests": ManifestsResource(runtime),
+        f"{dataset}/partitions": PartitionsResource(runtime),
+        f"{dataset}/schemas": SchemasResource(runtime),
+        f"{dataset}/audit": DatasetAuditResource(runtime),
+        "/admin/audit": AuditResource(runtime),
+        "/admin/storage-targets": TargetsResource(runtime),
+        "/admin/storage-targets/{target_id}": TargetResource(runtime),
+    }

@@ -19,6 +19,7 @@ _STATUS: dict[type[errors.TimestoreError], int] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.QueryCancelled: 499,
@@ -63,7 +64,11 @@ def _ours(req: falcon.Request, resp: falcon.Response, error: Exception, _: dict[
     req.context.error = error.code
     if status >= 500:
         log.warning("request.failed", code=error.code, message=error.message, cause=_cause(error))
-    _write(resp, status, body_of(status, error.message, error.code, error.details))
+    body = body_of(status, error.message, error.code, error.details)
+    if req.path.startswith("/admin/"):
+        # Clients of the admin routes read the text there; clients of the others, the status's name.
+        body["error"] = error.message
+    _write(resp, status, body)
 
 
 def _http(req: falcon.Request, resp: falcon.Response, error: Exception, _: dict[str, Any]) -> None:
@@ -84,7 +89,7 @@ def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _:
 
 
 def _write(resp: falcon.Response, status: int, body: dict[str, Any]) -> None:
-    resp.status = f"{status} {body['error']}"
+    resp.status = falcon.code_to_http_status(status)
     resp.content_type = _JSON
     resp.data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 

@@ -13,7 +13,7 @@ from timestore_core.model import Dataset, StorageTarget, new_id
 
 _DATASET_BY_SLUG = "SELECT * FROM datasets WHERE slug = %s"
 
-_DATASET_BY_ID = "SELECT * FROM datasets WHERE id = %s"
+_DATASET_BY_ID = "SELECT * FROM datasets WHERE id = %s AND deleted_at IS NULL"
 
 _TARGET_BY_ID = "SELECT * FROM storage_targets WHERE id = %s"
 

@@ -14,6 +14,7 @@ import psycopg
 import stamina
 from psycopg.types.json import Jsonb
 
+from timestore_core.catalog.audit import write_audit
 from timestore_core.catalog.database import Connection, Database, Row, lost_connection, translated
 from timestore_core.catalog.records import dataset_of, manifest_of, partition_of
 from timestore_core.catalog.schemas import EXACT_INTEGER, Merged, merge_schemas
@@ -79,7 +80,7 @@ class Published:
 
 _CREATE_DATASET = """
 INSERT INTO datasets (id, slug, name, default_storage_target_id, metadata)
-VALUES (%(id)s, %(slug)s, %(name)s, %(target)s, %(metadata)s) ON CONFLICT (slug) DO NOTHING
+VALUES (%(id)s, %(slug)s, %(name)s, %(target)s, %(metadata)s) ON CONFLICT (slug) DO NOTHING RETURNING id
 """
 
 _LOCK_DATASET = "SELECT * FROM datasets WHERE slug = %s FOR UPDATE"
@@ -144,11 +145,6 @@ _ADVANCE_DATASET = """
 UPDATE datasets SET current_version = %(version)s, updated_at = now() WHERE id = %(dataset)s RETURNING *
 """
 
-_AUDIT = """
-INSERT INTO lifecycle_audit_log (id, dataset_id, manifest_id, event_type, payload)
-VALUES (%(id)s, %(dataset)s, %(manifest)s, %(event)s, %(payload)s)
-"""
-
 
 def publish(database: Database, attempt: Attempt) -> Published:
     """Make the attempt's file part of its dataset, or answer with the batch that has its key already.
@@ -199,6 +195,11 @@ def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Pub
         if replay is not None:
             _forget_journalled(connection, attempt.claims)
             return replay
+    if dataset.status != "active":
+        raise Conflict(
+            f"the dataset {dataset.slug} is {dataset.status} and takes no batches; make it active first",
+            code="dataset_inactive",
+        )
     head = connection.execute(_HEAD, [dataset.id]).fetchone()
     merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
     _check_widening(connection, dataset, merged)
@@ -215,7 +216,10 @@ def _locked_dataset(connection: Connection, attempt: Attempt) -> Row:
             "target": attempt.target.id,
             "metadata": Jsonb({"createdBy": CREATED_BY}),
         }
-        connection.execute(_CREATE_DATASET, values)
+        made = connection.execute(_CREATE_DATASET, values).fetchone()
+        if made is not None:
+            payload = {"actor": attempt.actor_id, "datasetId": made["id"], "datasetSlug": attempt.slug}
+            write_audit(connection, "dataset.created", payload, dataset_id=made["id"])
         row = connection.execute(_LOCK_DATASET, [attempt.slug]).fetchone()
         assert row is not None
     return row
@@ -280,7 +284,8 @@ def _insert(connection: Connection, attempt: Attempt, locked: Row, head: Row | N
             if claim.idempotency_key is not None:
                 connection.execute(_INSERT_BATCH, _batch_values(claim, dataset, manifest_id))
         _forget_journalled(connection, attempt.claims)
-        connection.execute(_AUDIT, _audit_values(attempt, dataset, manifest_id, version))
+        payload = _audit_payload(attempt, version)
+        write_audit(connection, "ingest.published", payload, dataset_id=dataset.id, manifest_id=manifest_id)
         advanced = connection.execute(_ADVANCE_DATASET, {"version": version, "dataset": dataset.id})
     added = (partition_of(_only(partition), schema),)
     return Published(dataset_of(_only(advanced)), manifest_of(_only(manifest)), added, replayed=False)
@@ -368,21 +373,13 @@ def _partition_values(attempt: Attempt, dataset: Dataset, manifest_id: str, vers
     }
 
 
-def _audit_values(attempt: Attempt, dataset: Dataset, manifest_id: str, version: int) -> dict[str, Any]:
+def _audit_payload(attempt: Attempt, version: int) -> dict[str, Any]:
     return {
-        "id": new_id("la"),
-        "dataset": dataset.id,
-        "manifest": manifest_id,
-        "event": "ingest.published",
-        "payload": Jsonb(
-            {
-                "actor": attempt.actor_id,
-                "version": version,
-                "rowCount": attempt.row_count,
-                "partitionId": attempt.partition_id,
-                "idempotencyKeys": [claim.idempotency_key for claim in attempt.claims if claim.idempotency_key],
-            }
-        ),
+        "actor": attempt.actor_id,
+        "version": version,
+        "rowCount": attempt.row_count,
+        "partitionId": attempt.partition_id,
+        "idempotencyKeys": [claim.idempotency_key for claim in attempt.claims if claim.idempotency_key],
     }
 
 

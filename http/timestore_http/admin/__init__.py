@@ -1,0 +1,1 @@
+"""The administrative API: for operators, behind the admin scope."""

@@ -1,0 +1,1 @@
+"""What operators ask of the catalog and change in it. Every change is one transaction with its audit row."""
