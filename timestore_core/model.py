@@ -170,7 +170,11 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks: an id where one is known, and the scopes that they hold."""
+    """Who asks: an id where one is known, and the scopes that they hold.
+
+    `authenticated` is False where credentials are expected and none came: a refusal is then 401, not 403.
+    """
 
     id: str | None
     scopes: frozenset[str]
+    authenticated: bool = True

@@ -250,6 +250,20 @@ class Settings(BaseSettings):
         default=None,
         help="when set, scope and user headers count only beside this in `x-gateway-secret`",
     )
+    jwt_secret: SecretStr | None = _env(
+        "TIMESTORE_JWT_SECRET", default=None, help="bearer tokens signed with HS256 by this are accepted"
+    )
+    jwt_jwks: str | None = _env(
+        "TIMESTORE_JWT_JWKS", default=None, help="key set (JSON) for bearer tokens of RS256 and ES256"
+    )
+    jwt_jwks_url: str | None = _env(
+        "TIMESTORE_JWT_JWKS_URL", default=None, help="where that key set is fetched from instead"
+    )
+    jwt_audience: str | None = _env("TIMESTORE_JWT_AUDIENCE", default=None, help="the `aud` that a token must have")
+    jwt_issuer: str | None = _env("TIMESTORE_JWT_ISSUER", default=None, help="the `iss` that a token must have")
+    jwt_leeway_seconds: NotNegative = _env(
+        "TIMESTORE_JWT_LEEWAY_SECONDS", default=30, help="by which clocks may differ when `exp` and `nbf` are judged"
+    )
     admin_scope: Scope = _env("TIMESTORE_ADMIN_SCOPE", default=None, help="scope for the administrative API")
 
     @field_validator("storage_root", "temp_dir", mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import falcon
 
-from timestore_core.errors import Forbidden
+from timestore_core.errors import Forbidden, Unauthenticated
 from timestore_core.hookspecs import Action
 from timestore_core.model import Actor, Dataset
 from timestore_core.runtime import Runtime
@@ -19,6 +19,8 @@ def identify(runtime: Runtime, req: falcon.Request) -> Actor:
 
 
 def require(runtime: Runtime, actor: Actor, action: Action, dataset: Dataset | None) -> None:
-    """Raise Forbidden unless the actor may."""
+    """Raise Forbidden unless the actor may, Unauthenticated where no credentials came that could be judged."""
     if not runtime.plugins.may(actor, action, dataset, runtime.settings):
+        if not actor.authenticated:
+            raise Unauthenticated(f"credentials are required to {action} here")
         raise Forbidden(f"the scopes of this request do not allow to {action} here")

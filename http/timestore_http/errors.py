@@ -61,6 +61,8 @@ def _ours(req: falcon.Request, resp: falcon.Response, error: Exception, _: dict[
     status = status_of(error)
     if isinstance(error, errors.Unavailable):
         resp.set_header("Retry-After", str(error.retry_after_s))
+    if isinstance(error, errors.Unauthenticated):
+        resp.set_header("WWW-Authenticate", "Bearer")
     req.context.error = error.code
     if status >= 500:
         log.warning("request.failed", code=error.code, message=error.message, cause=_cause(error))

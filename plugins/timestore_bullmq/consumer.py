@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,17 @@ RESTART_AFTER_S = 1.0
 # Longer than BullMQ's longest blocking wait (10 s).
 SOCKET_TIMEOUT_S = 30
 POLL_S = 0.1
+
+
+class _Worker(Worker):  # type: ignore[misc]
+    """A worker that also repeats what Node's BullMQ 5.x repeats by `queue.add(…, {repeat})`."""
+
+    async def _scheduleNextIteration(self, job: BullJob) -> None:  # noqa: N802
+        """Such a job has no template, and the next one would come without data: leave this one's, as Node does."""
+        template = self.backend.toKey(f"repeat:{job.repeatJobKey}")
+        if await self.client.exists(template):
+            await self.client.hsetnx(template, "data", json.dumps(job.data))
+        await super()._scheduleNextIteration(job)
 
 
 class Consumer:
@@ -62,7 +74,7 @@ class Consumer:
         self._threads.shutdown(wait=False)
 
     def _worker(self) -> Worker:
-        worker = Worker(
+        worker = _Worker(
             self._queue,
             self._process,
             {

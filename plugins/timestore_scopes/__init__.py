@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from timestore_core.errors import Unauthenticated
 from timestore_core.hookspecs import Action, hookimpl
 from timestore_core.model import Actor, Dataset
 from timestore_core.settings import Settings
@@ -13,7 +15,14 @@ _USER_HEADERS = ("x-iam-user", "x-user-id", "x-actor-id")
 
 
 @hookimpl(trylast=True)
-def timestore_principal(headers: Mapping[str, str]) -> Actor:
+def timestore_principal(headers: Mapping[str, str], settings: Settings) -> Actor:
+    """The actor that the gateway names. Where a gateway secret is set, only the gateway may name one."""
+    if settings.gateway_secret is not None:
+        given = headers.get("x-gateway-secret")
+        if given is None:
+            return Actor(None, frozenset(), authenticated=False)
+        if not hmac.compare_digest(given.encode(), settings.gateway_secret.get_secret_value().encode()):
+            raise Unauthenticated("x-gateway-secret: is not the one that this service expects")
     scopes = frozenset(part.strip() for part in headers.get("x-iam-scopes", "").split(",") if part.strip())
     user = next((headers[name].strip() for name in _USER_HEADERS if headers.get(name, "").strip()), None)
     return Actor(user, scopes)

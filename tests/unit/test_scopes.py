@@ -20,11 +20,11 @@ def allowed(action: Any, scopes: str, one: Dataset | None = None) -> bool:
 
 
 def actor_of(scopes: str) -> Actor:
-    return timestore_principal({"x-iam-scopes": scopes})
+    return timestore_principal({"x-iam-scopes": scopes}, Settings())
 
 
 def test_the_actor_is_the_first_header_that_is_not_empty() -> None:
-    actor = timestore_principal({"x-iam-user": " ", "x-user-id": "bob", "x-actor-id": "eve", "x-iam-scopes": "a, b,,"})
+    actor = timestore_principal({"x-iam-user": " ", "x-user-id": "bob", "x-actor-id": "eve", "x-iam-scopes": "a, b,,"}, Settings())
 
     assert actor == Actor("bob", frozenset({"a", "b"}))
 
