@@ -195,15 +195,20 @@ def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Pub
         if replay is not None:
             _forget_journalled(connection, attempt.claims)
             return replay
+    require_active(dataset)
+    head = connection.execute(_HEAD, [dataset.id]).fetchone()
+    merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
+    _check_widening(connection, dataset, merged)
+    return _insert(connection, attempt, locked, head, merged.schema)
+
+
+def require_active(dataset: Dataset) -> None:
+    """Raise Conflict for a dataset that takes no batches now."""
     if dataset.status != "active":
         raise Conflict(
             f"the dataset {dataset.slug} is {dataset.status} and takes no batches; make it active first",
             code="dataset_inactive",
         )
-    head = connection.execute(_HEAD, [dataset.id]).fetchone()
-    merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
-    _check_widening(connection, dataset, merged)
-    return _insert(connection, attempt, locked, head, merged.schema)
 
 
 def _locked_dataset(connection: Connection, attempt: Attempt) -> Row:

@@ -14,7 +14,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from timestore_core.catalog.publish import find_replay
+from timestore_core.catalog.publish import find_replay, require_active
 from timestore_core.errors import TooManyRequests, Unavailable
 from timestore_core.ingest import journal
 from timestore_core.ingest.pipeline import Batch, claim_of
@@ -55,8 +55,10 @@ class Acceptor:
         runtime, key = self._runtime, batch.envelope.idempotency_key
         job_id = first_job_id(slug, key)
         runtime.targets.for_ingest(batch.envelope.storage_target_id, dataset)
-        if dataset is not None and find_replay(runtime.database, dataset, claim_of(batch)) is not None:
-            return Accepted(job_id, replayed=True)
+        if dataset is not None:
+            if find_replay(runtime.database, dataset, claim_of(batch)) is not None:
+                return Accepted(job_id, replayed=True)
+            require_active(dataset)
         self._refuse_pressure()
         data = job_data(slug, key, body, actor)
         if not runtime.settings.ingest_journal:
@@ -66,10 +68,10 @@ class Acceptor:
         runtime.plugins.step("accept.journalled")
         try:
             runtime.queue.enqueue("ingest", job_id, slug, data)
-        except Unavailable:
-            log.warning("ingest.not_queued", job=job_id, dataset=slug)
-        else:
             journal.dispatched(runtime.database, job_id, job_id)
+        except Unavailable:
+            # It is accepted all the same: the sweep queues what has stood too long without a job.
+            log.warning("ingest.not_queued", job=job_id, dataset=slug)
         return Accepted(job_id, replayed=False)
 
     def _refuse_pressure(self) -> None:

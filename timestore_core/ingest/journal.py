@@ -88,7 +88,7 @@ _PUBLISHED_BY_JOB = """
 SELECT d.slug, b.manifest_id, m.version, m.metadata ->> 'storageTargetId' AS storage_target_id
 FROM ingestion_batches b
 JOIN datasets d ON d.id = b.dataset_id LEFT JOIN dataset_manifests m ON m.id = b.manifest_id
-WHERE b.job_id = %s
+WHERE b.job_id = %s ORDER BY (d.deleted_at IS NULL) DESC, b.created_at DESC LIMIT 1
 """
 
 

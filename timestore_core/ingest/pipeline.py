@@ -108,6 +108,8 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
     replay = _replay(runtime, work, dataset)
     if replay is not None:
         return Ingested(replay, _target_of(runtime, replay, target), work.rows.num_rows)
+    if dataset is not None:
+        catalog.require_active(dataset)
     driver = runtime.targets.driver(target)
     format_name = dataset.write_format if dataset is not None else "duckdb"
     with _storage_errors(target):
