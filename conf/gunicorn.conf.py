@@ -1,6 +1,5 @@
 """gunicorn as `timestore serve` runs it. Everything comes from the TIMESTORE_* settings."""
 
-
 from timestore_core.settings import load_settings
 
 _settings = load_settings()

@@ -24,7 +24,9 @@ def actor_of(scopes: str) -> Actor:
 
 
 def test_the_actor_is_the_first_header_that_is_not_empty() -> None:
-    actor = timestore_principal({"x-iam-user": " ", "x-user-id": "bob", "x-actor-id": "eve", "x-iam-scopes": "a, b,,"}, Settings())
+    actor = timestore_principal(
+        {"x-iam-user": " ", "x-user-id": "bob", "x-actor-id": "eve", "x-iam-scopes": "a, b,,"}, Settings()
+    )
 
     assert actor == Actor("bob", frozenset({"a", "b"}))
 

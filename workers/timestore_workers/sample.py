@@ -51,7 +51,7 @@ def monthly_means(client: httpx.Client) -> dict[str, Any]:
             "aggregations": [
                 {"fn": "avg", "column": "temp_max"},
                 {"fn": "min", "column": "temp_min"},
-                {"fn": "sum", "column": "precipitation"},
+                {"fn": "sum", "column": "precipitation", "alias": "rain"},
                 {"fn": "max", "column": "wind"},
                 {"fn": "count", "alias": "days"},
             ],
