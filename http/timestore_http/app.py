@@ -27,11 +27,13 @@ from timestore_http.admin.history import (
     SchemasResource,
 )
 from timestore_http.admin.targets import TargetResource, TargetsResource
+from timestore_http.docs import DocsAssetResource, DocsResource
 from timestore_http.health import HealthResource, ReadyResource
 from timestore_http.ingest import IngestResource
 from timestore_http.ingest_jobs import IngestJobResource
 from timestore_http.media import JSON
 from timestore_http.middleware import RequestLog
+from timestore_http.openapi.resource import OpenApiResource
 from timestore_http.query import QueryResource
 
 
@@ -49,6 +51,9 @@ def make_app(runtime: Runtime, is_draining: Callable[[], bool] = lambda: False) 
     app.add_route("/datasets/{slug}/ingest", IngestResource(runtime))
     app.add_route("/datasets/{slug}/ingest/jobs/{job_id}", IngestJobResource(runtime))
     app.add_route("/datasets/{slug}/query", QueryResource(runtime))
+    app.add_route("/openapi.json", OpenApiResource(runtime))
+    app.add_route("/docs", DocsResource())
+    app.add_route("/docs/{asset}", DocsAssetResource())
     for path, resource in _admin_routes(runtime).items():
         app.add_route(path, resource)
     return app

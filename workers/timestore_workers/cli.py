@@ -112,6 +112,20 @@ def settings() -> None:
 
 
 @app.command()
+def openapi() -> None:
+    """Print the OpenAPI 3.1 document of this service, with what the plugins add: for generators of clients."""
+    import msgspec
+    from timestore_http.openapi.document import make_document
+
+    from timestore_core.plugins import load_plugins
+    from timestore_core.settings import load_settings
+
+    with explained():
+        document = make_document(load_plugins(), load_settings())
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+@app.command()
 def doctor() -> None:
     """Check PostgreSQL, storage, clock, disk and versions; each red line says what to do. Status 1 if any is red."""
     os.environ.setdefault("TIMESTORE_LOG_LEVEL", "fatal")

@@ -1,0 +1,178 @@
+"""The request bodies: the JSON Schemas of the very types that validate them, with what only the code checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from timestore_core.admin.datasets import (
+    MAX_DESCRIPTION_LENGTH,
+    WireDatasetPatch,
+    WireNewDataset,
+    WireStorageTargetChoice,
+)
+from timestore_core.admin.retention import WirePolicy
+from timestore_core.admin.targets import WireNewTarget, WireTargetPatch
+from timestore_core.ingest.envelope import WireBatch
+from timestore_core.plugins import PluginHost
+from timestore_core.query.request import WireQuery
+from timestore_core.settings import Settings
+from timestore_http.openapi.parts import Json, array_of, or_null, schema
+
+_KINDS = (
+    WireBatch,
+    WireQuery,
+    WireNewDataset,
+    WireDatasetPatch,
+    WireStorageTargetChoice,
+    WireNewTarget,
+    WireTargetPatch,
+    WirePolicy,
+)
+# Names for clients; the others lose their `Wire`.
+_NAMES = {
+    "WireSchema": "BatchSchema",
+    "WireField": "BatchField",
+    "WirePartition": "BatchPartition",
+    "WireRange": "BatchTimeRange",
+    "WireActor": "BatchActor",
+    "WireTimeRange": "QueryTimeRange",
+    "WireFilters": "QueryFilters",
+    "WirePolicy": "RetentionPolicy",
+    "WireRules": "RetentionRules",
+    "WireNewTarget": "NewStorageTarget",
+    "WireTargetPatch": "StorageTargetPatch",
+}
+
+
+def schemas(plugins: PluginHost, settings: Settings) -> Json:
+    """Every body's schema and what it is made of, by name."""
+    _, components = msgspec.json.schema_components(_KINDS, ref_template="#/components/schemas/{name}")
+    made: Json = {_name_of(name): _renamed(one) for name, one in components.items()}
+    for path, rules in _rules(plugins, settings).items():
+        owner, _, name = path.partition(".")
+        made[owner]["properties"][name] = _ruled(made[owner]["properties"][name], rules)
+    return {**made, "AccessLists": _access_lists()}
+
+
+def _name_of(name: str) -> str:
+    return _NAMES.get(name, name.removeprefix("Wire"))
+
+
+def _renamed(value: Any) -> Any:
+    """The schema with clients' names in its references, and without titles."""
+    if isinstance(value, list):
+        return [_renamed(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: _renamed(one) for key, one in value.items() if not (key == "title" and isinstance(one, str))}
+    if "$ref" in value:
+        head, _, name = value["$ref"].rpartition("/")
+        made["$ref"] = f"{head}/{_name_of(name)}"
+    return made
+
+
+def _ruled(found: Json, rules: Json) -> Json:
+    """The rules added to a property: to what it may be besides null, where it may be null."""
+    notes: Json = {key: rules[key] for key in ("description", "examples") if key in rules}
+    checks: Json = {key: value for key, value in rules.items() if key not in notes}
+    if "anyOf" in found:
+        forms = [one if one.get("type") == "null" else {**one, **checks} for one in found["anyOf"]]
+        return {**found, "anyOf": forms, **notes}
+    return {**found, **checks, **notes}
+
+
+def _rules(plugins: PluginHost, settings: Settings) -> Json:
+    """What the code checks beyond the types, and what people want to know, by component and property."""
+    name = {"minLength": 1, "maxLength": settings.max_name_length}
+    time = {"format": "date-time", "examples": ["2024-01-01T00:00:00Z"]}
+    text = {"maxLength": MAX_DESCRIPTION_LENGTH}
+    metadata = {
+        "properties": {"iam": or_null(schema("AccessLists"))},
+        "description": "Free, but for `iam`: who may read and write.",
+    }
+    formats = {"enum": sorted(plugins.partition_formats)}
+    functions = sorted(plugins.aggregations)
+    return {
+        "Batch.rows": {
+            "type": "array",
+            "items": {"type": "object"},
+            "maxItems": settings.ingest_max_rows,
+            "description": "One object a row. A missing or null value is NULL; a name that is no field is ignored.",
+        },
+        "Batch.datasetName": name,
+        "Batch.tableName": {"description": "Default: `records`."},
+        "Batch.idempotencyKey": {"description": "Repeating it publishes nothing twice; with other rows it is 409."},
+        "BatchSchema.fields": {"maxItems": settings.ingest_max_columns},
+        "BatchField.name": name,
+        "BatchPartition.key": {
+            "maxProperties": settings.ingest_max_key_pairs,
+            "additionalProperties": {"type": "string", **name},
+        },
+        "BatchTimeRange.start": time,
+        "BatchTimeRange.end": {**time, "description": "Inclusive; not before `start`."},
+        "QueryTimeRange.start": {**time, "description": "Inclusive."},
+        "QueryTimeRange.end": {**time, "description": "Inclusive; not before `start`."},
+        "Query.timestampColumn": name,
+        "Query.columns": {
+            "items": {"type": "string", **name},
+            "minItems": 1,
+            "maxItems": settings.ingest_max_columns,
+        },
+        "Query.limit": {"description": f"Without it an answer of more than {settings.query_max_rows} rows is 413."},
+        "QueryFilters.partitionKey": {
+            "additionalProperties": array_of({"type": "string"}, maxItems=settings.query_max_filter_values),
+            "description": "Each key with the values that are accepted.",
+        },
+        "Downsample.aggregations": {"maxItems": settings.query_max_aggregations},
+        "Aggregation.fn": {"enum": functions},
+        "Aggregation.column": {**name, "description": _optional_columns(plugins)},
+        "Aggregation.alias": {**name, "description": "Default: `avg_<column>`, `count`, `p95_<column>`, …"},
+        "Aggregation.percentile": {"minimum": 0, "maximum": 1, "description": "Required by `percentile`."},
+        "Aggregation.parameters": {"description": _parameters(plugins)},
+        "NewDataset.slug": {"minLength": 1, "maxLength": settings.max_slug_length, "pattern": _slugs(settings)},
+        "NewDataset.name": name,
+        "NewDataset.description": text,
+        "NewDataset.metadata": metadata,
+        "NewDataset.writeFormat": formats,
+        "DatasetPatch.name": name,
+        "DatasetPatch.description": text,
+        "DatasetPatch.status": {"enum": ["active", "inactive"]},
+        "DatasetPatch.metadata": {**metadata, "description": "Merged; a key that is null goes."},
+        "DatasetPatch.writeFormat": formats,
+        "NewStorageTarget.name": name,
+        "NewStorageTarget.kind": {"enum": sorted(plugins.storage_kinds)},
+        "NewStorageTarget.config": {"description": "What the kind's driver asks for; it checks it."},
+        "NewStorageTarget.description": text,
+        "StorageTargetPatch.description": text,
+        "StorageTargetPatch.config": {"description": "Merged; a key that is null goes."},
+    }
+
+
+def _slugs(settings: Settings) -> str:
+    """The whole slug matches the setting; a pattern of JSON Schema is looked for anywhere."""
+    return f"^(?:{settings.slug_pattern})$"
+
+
+def _optional_columns(plugins: PluginHost) -> str:
+    optional = [f"`{name}`" for name, one in sorted(plugins.aggregations.items()) if one.column_optional]
+    return f"Required, but by {', '.join(optional)}." if optional else "Required."
+
+
+def _parameters(plugins: PluginHost) -> str:
+    asked = [
+        f"`{name}`: " + ", ".join(f"`{key}` from {low:g} to {high:g}" for key, (low, high) in one.parameters.items())
+        for name, one in sorted(plugins.aggregations.items())
+        if set(one.parameters) - {"percentile"}
+    ]
+    return "Parameters of functions that plugins give. " + "; ".join(asked)
+
+
+def _access_lists() -> Json:
+    scopes = or_null(array_of({"type": "string", "minLength": 1}))
+    return {
+        "type": "object",
+        "properties": {"readScopes": scopes, "writeScopes": scopes},
+        "description": "One matching scope is enough; an empty list is open to all.",
+    }

@@ -1,0 +1,142 @@
+"""Parameters, response headers and security schemes, with their limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timestore_core.admin.paging import DEFAULT_LIMIT, MAX_LIMIT
+from timestore_core.ingest.envelope import MAX_KEY_LENGTH
+from timestore_core.plugins import PluginHost
+from timestore_core.settings import Settings
+from timestore_http.admin.history import MAX_VERSION
+from timestore_http.openapi.examples import JOB_ID, SLUG, TARGET_ID
+from timestore_http.openapi.parts import Json, array_of, ref
+
+_MAX_TEXT = 1000
+_TEXT: Json = {"type": "string", "maxLength": _MAX_TEXT}
+_REQUEST_ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}
+_TIME: Json = {**_TEXT, "format": "date-time"}
+
+
+def refs(*names: str) -> list[Json]:
+    """References to parameters, and to the one that every route takes."""
+    return [ref("parameters", name) for name in (*names, "requestId")]
+
+
+def components(plugins: PluginHost, settings: Settings) -> Json:
+    """Every parameter, by the name that operations use."""
+    kinds = sorted(plugins.storage_kinds)
+    slug = {"type": "string", "minLength": 1, "maxLength": settings.max_slug_length}
+    whole: Json = {"type": "integer", "minimum": 1}
+    return {
+        "slug": _path("slug", "The dataset's slug. An ingest under a new one makes the dataset.", slug, SLUG),
+        "jobId": _path("job_id", "The id that a 202 gave.", {"type": "string", "minLength": 1}, JOB_ID),
+        "key": _path("key", "The dataset's id or slug.", {"type": "string", "minLength": 1}, SLUG),
+        "targetId": _path("target_id", "The storage target's id.", {"type": "string", "minLength": 1}, TARGET_ID),
+        "asset": _path("asset", "A file of the page.", {"type": "string", "minLength": 1}, "swagger-ui.css"),
+        "limit": _query(
+            "limit", "The page's size.", {**whole, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, DEFAULT_LIMIT
+        ),
+        "cursor": _query("cursor", "`nextCursor` of the page before.", _TEXT),
+        "status": _query(
+            "status",
+            "Only datasets of this status.",
+            {"type": "string", "enum": ["active", "inactive", "all"], "default": "active"},
+            "all",
+        ),
+        "search": _query("search", "Part of the slug or the name, in any case.", _TEXT, "observ"),
+        "kind": _query("kind", f"Only targets of this kind; there are {', '.join(kinds)}.", _TEXT, "local"),
+        "version": _query("version", "A snapshot's version; default: the published one.", whole | _UP_TO, 1),
+        "from": _query("from", "Only partitions that end at this time or later.", _TIME, "2024-01-01T00:00:00Z"),
+        "to": _query("to", "Only partitions that begin at this time or earlier.", _TIME, "2024-01-02T00:00:00Z"),
+        "partitionKey": _query(
+            "key", "`name=value`, once for each pair.", array_of({**_TEXT, "pattern": "="}), ["window=2024-01-01"]
+        ),
+        "eventType": _query("eventType", "Only events of this type.", _TEXT, "ingest.published"),
+        "confirm": {**_query("confirm", "The dataset's slug, as a confirmation.", _TEXT, SLUG), "required": True},
+        "idempotencyKey": _header(
+            "Idempotency-Key",
+            "Used when the body has no `idempotencyKey`.",
+            {"type": "string", "maxLength": MAX_KEY_LENGTH},
+        ),
+        "contentEncoding": _header(
+            "Content-Encoding", "How the body is compressed.", {"type": "string", "enum": ["gzip", "deflate", "zstd"]}
+        ),
+        "ifNoneMatch": _header("If-None-Match", "The `ETag` of the answer that you have.", {"type": "string"}),
+        "ifMatch": _header("If-Match", "The `ETag` (or `updatedAt`) that was read, or `*`.", {"type": "string"}),
+        "user": _header(
+            "X-IAM-User", "Who acts, for the audit log; else `X-User-Id` or `X-Actor-Id`.", {"type": "string"}
+        ),
+        "requestId": _header("X-Request-Id", "Kept where it is a plain one; else one is made.", _REQUEST_ID),
+    }
+
+
+def headers() -> Json:
+    """Every response header, by its name."""
+    request_id: Json = {"description": "The request's id, also in the log.", "schema": _REQUEST_ID}
+    return {
+        "X-Request-Id": {**request_id, "required": True},
+        "X-Request-Id-Unless-Malformed": request_id,
+        "X-Timestore-Version": {
+            "description": "The snapshot's version.",
+            "required": True,
+            "schema": {"type": "integer", "minimum": 0},
+        },
+        "ETag": {"description": "Changes with the answer.", "required": True, "schema": {"type": "string"}},
+        "Idempotent-Replayed": {
+            "description": "The key's batch had been published before; this is its first answer.",
+            "schema": {"type": "string", "const": "true"},
+        },
+        "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}},
+        "WWW-Authenticate": {"description": "What is asked for.", "schema": {"type": "string"}},
+    }
+
+
+def security_schemes() -> Json:
+    """Who asks: scopes by a gateway, or a token."""
+    return {
+        "scopes": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-IAM-Scopes",
+            "description": "Comma-separated scopes, set by the gateway that authenticated the caller.",
+        },
+        "gatewaySecret": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-Gateway-Secret",
+            "description": "Where `TIMESTORE_GATEWAY_SECRET` is set, scope and user headers count only beside it.",
+        },
+        "token": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "Scopes come from the claim `scope` or `scp`.",
+        },
+    }
+
+
+# Open where no scope is demanded; else the gateway's headers, with its secret where one is set, or a token.
+SECURITY: list[Json] = [{}, {"scopes": []}, {"scopes": [], "gatewaySecret": []}, {"token": []}]
+
+_UP_TO: Json = {"maximum": MAX_VERSION}
+
+
+def _path(name: str, description: str, schema: Json, example: Any) -> Json:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": schema,
+        "example": example,
+    }
+
+
+def _query(name: str, description: str, schema: Json, example: Any = None) -> Json:
+    shown = {} if example is None else {"example": example}
+    return {"name": name, "in": "query", "description": description, "schema": schema, **shown}
+
+
+def _header(name: str, description: str, schema: Json) -> Json:
+    return {"name": name, "in": "header", "description": description, "schema": schema}
