@@ -19,6 +19,7 @@ from benchmarks.goals import Result
 from benchmarks.ingest import ingest_cases
 from benchmarks.memory import bare_rss_bytes, memory_cases
 from benchmarks.queries import json_case, load, query_cases, sizes
+from benchmarks.queue import queue_cases
 from benchmarks.report import print_table, write_json
 from benchmarks.service import running
 
@@ -31,7 +32,7 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer rounds, and at most 100 partitions.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file too.")] = None,
-    only: Annotated[str, typer.Option(help="ingest, query or all.")] = "all",
+    only: Annotated[str, typer.Option(help="ingest, query, queue or all.")] = "all",
     directory: Annotated[Path | None, typer.Option(help="Where the data goes meanwhile; default: a new one.")] = None,
 ) -> None:
     """Measure ingest, queries and memory against the same work done by hand."""
@@ -52,6 +53,9 @@ def main(
 
 def _measure(url: str, home: Path, only: str, *, quick: bool) -> Iterator[Result]:
     root, log, workers, bare = home / "storage", home / "service.log", min(_MAX_WORKERS, _cores()), bare_rss_bytes()
+    if only == "queue":
+        yield from queue_cases(url, home, workers, quick=quick)
+        return
     with running(url, root, log, workers) as service:
         yield from memory_cases(service, "idle", bare)
         if only != "query":
@@ -67,6 +71,8 @@ def _measure(url: str, home: Path, only: str, *, quick: bool) -> Iterator[Result
             if partitions == sizes(quick=quick)[-1]:
                 yield json_case(service, root, quick=quick)
                 yield from memory_cases(service, f"after queries over {partitions:,} partitions", bare)
+    if only == "all":
+        yield from queue_cases(url, home, workers, quick=quick)
 
 
 def _cores() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["rows/s", "ms", "MiB"]
+Unit = Literal["rows/s", "batches/s", "ms", "MiB"]
 
 
 @dataclass(frozen=True, slots=True)

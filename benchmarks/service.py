@@ -38,7 +38,7 @@ class Client:
             self._connection().close()
             response = self._send(path, body)
         data = response.read()
-        if response.status not in (200, 201):
+        if response.status not in (200, 201, 202):
             raise RuntimeError(f"{path}: {response.status} {data[:500]!r}")
         return data
 
@@ -81,8 +81,8 @@ class Service:
 
 
 @contextmanager
-def running(database_url: str, storage_root: Path, log: Path, workers: int) -> Iterator[Service]:
-    """Start a service with the defaults of a single host, and stop it when the block ends."""
+def running(database_url: str, storage_root: Path, log: Path, workers: int, **settings: str) -> Iterator[Service]:
+    """Start a service with the defaults of a single host but for the settings, and stop it when the block ends."""
     port = _free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TIMESTORE_")}
     environment |= {
@@ -92,6 +92,7 @@ def running(database_url: str, storage_root: Path, log: Path, workers: int) -> I
         "TIMESTORE_PORT": str(port),
         "TIMESTORE_HTTP_WORKERS": str(workers),
         "TIMESTORE_SHUTDOWN_DRAIN_MS": "0",
+        **settings,
     }
     with log.open("ab") as output:
         process = subprocess.Popen(
