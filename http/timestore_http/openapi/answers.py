@@ -14,7 +14,7 @@ TIME: Json = {
 }
 COUNT: Json = {"type": "integer", "minimum": 0}
 VERSION: Json = {"type": "integer", "minimum": 1}
-OPEN: Json = {"type": "object"}
+OPEN: Json = {"type": "object", "additionalProperties": True}
 CURSOR: Json = {**or_null(TEXT), "description": "Give it back as `cursor` to get what follows; null at the end."}
 FIELD_TYPE: Json = {"type": "string", "enum": list(FIELD_TYPES)}
 
@@ -37,6 +37,7 @@ def _health() -> Json:
             "warnings": array_of(TEXT),
         },
         "required": ["status"],
+        "additionalProperties": True,
     }
     states = {"type": "string", "enum": ["ready", "unavailable", "draining"]}
     return {

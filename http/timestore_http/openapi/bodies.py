@@ -53,6 +53,9 @@ def schemas(plugins: PluginHost, settings: Settings) -> Json:
     for path, rules in _rules(plugins, settings).items():
         owner, _, name = path.partition(".")
         made[owner]["properties"][name] = _ruled(made[owner]["properties"][name], rules)
+    for one in made.values():
+        one["properties"] = {name: _told(found) for name, found in one["properties"].items()}
+    made["RetentionPolicy"]["additionalProperties"] = True
     return {**made, "AccessLists": _access_lists()}
 
 
@@ -70,7 +73,20 @@ def _renamed(value: Any) -> Any:
     if "$ref" in value:
         head, _, name = value["$ref"].rpartition("/")
         made["$ref"] = f"{head}/{_name_of(name)}"
+    if value.get("type") == "object" and not {"properties", "additionalProperties"} & value.keys():
+        # Said aloud: generators of clients take an object without properties for one that must be empty.
+        made["additionalProperties"] = True
     return made
+
+
+def _told(found: Json) -> Json:
+    """The property with its default told in words: generators of clients take a `default` for a required property."""
+    rest = {key: value for key, value in found.items() if key != "default"}
+    default = found.get("default")
+    if not default or isinstance(default, dict):
+        return rest
+    told = f"Default: `{default}`."
+    return {**rest, "description": f"{rest['description']} {told}" if "description" in rest else told}
 
 
 def _ruled(found: Json, rules: Json) -> Json:
@@ -97,7 +113,7 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
     return {
         "Batch.rows": {
             "type": "array",
-            "items": {"type": "object"},
+            "items": {"type": "object", "additionalProperties": True},
             "maxItems": settings.ingest_max_rows,
             "description": "One object a row. A missing or null value is NULL; a name that is no field is ignored.",
         },
@@ -166,7 +182,7 @@ def _parameters(plugins: PluginHost) -> str:
         for name, one in sorted(plugins.aggregations.items())
         if set(one.parameters) - {"percentile"}
     ]
-    return "Parameters of functions that plugins give. " + "; ".join(asked)
+    return f"Parameters of functions that plugins give: {'; '.join(asked) or 'none has any'}."
 
 
 def _access_lists() -> Json:

@@ -135,7 +135,7 @@ def schemas() -> Json:
                 "error": {"type": "string"},
                 "message": {"type": "string"},
                 "code": {"type": "string", "description": "A stable name for programs."},
-                "details": {"anyOf": [array_of(schema("Problem")), {"type": "object"}]},
+                "details": {"anyOf": [array_of(schema("Problem")), {"type": "object", "additionalProperties": True}]},
             },
             "required": ["statusCode", "error", "message"],
             "additionalProperties": False,

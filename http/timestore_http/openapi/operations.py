@@ -68,7 +68,7 @@ def _ingest() -> Json:
         },
         description="The types are timestamp, string, double, integer (64 bits) and boolean. A batch may add columns, "
         "leave columns out and widen an integer to a double. What does not fit is named, and nothing is written.",
-        parameters=refs("slug", "idempotencyKey", *_WITH_BODY),
+        parameters=refs("newSlug", "idempotencyKey", *_WITH_BODY),
         requestBody=body("Batch", {"two rows": examples.BATCH}),
     )
 
@@ -128,7 +128,11 @@ def _ready(operation_id: str) -> Json:
 
 def _document() -> Json:
     found = answer("An OpenAPI 3.1 document.", headers=("ETag",))
-    found["content"] = {"application/json": {"schema": {"type": "object", "required": ["openapi", "paths"]}}}
+    found["content"] = {
+        "application/json": {
+            "schema": {"type": "object", "required": ["openapi", "paths"], "additionalProperties": True}
+        }
+    }
     return operation(
         "documentation",
         "getOpenApi",

@@ -26,14 +26,20 @@ def refs(*names: str) -> list[Json]:
 def components(plugins: PluginHost, settings: Settings) -> Json:
     """Every parameter, by the name that operations use."""
     kinds = sorted(plugins.storage_kinds)
-    slug = {"type": "string", "minLength": 1, "maxLength": settings.max_slug_length}
+    text: Json = {"type": "string", "minLength": 1}
     whole: Json = {"type": "integer", "minimum": 1}
     return {
-        "slug": _path("slug", "The dataset's slug. An ingest under a new one makes the dataset.", slug, SLUG),
-        "jobId": _path("job_id", "The id that a 202 gave.", {"type": "string", "minLength": 1}, JOB_ID),
-        "key": _path("key", "The dataset's id or slug.", {"type": "string", "minLength": 1}, SLUG),
-        "targetId": _path("target_id", "The storage target's id.", {"type": "string", "minLength": 1}, TARGET_ID),
-        "asset": _path("asset", "A file of the page.", {"type": "string", "minLength": 1}, "swagger-ui.css"),
+        "slug": _path("slug", "The dataset's slug.", text, SLUG),
+        "newSlug": _path(
+            "slug",
+            "The dataset's slug. Under a new one the dataset is made.",
+            text | {"maxLength": settings.max_slug_length},
+            SLUG,
+        ),
+        "jobId": _path("job_id", "The id that a 202 gave.", text, JOB_ID),
+        "key": _path("key", "The dataset's id or slug.", text, SLUG),
+        "targetId": _path("target_id", "The storage target's id.", text, TARGET_ID),
+        "asset": _path("asset", "A file of the page.", text, "swagger-ui.css"),
         "limit": _query(
             "limit", "The page's size.", {**whole, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, DEFAULT_LIMIT
         ),
@@ -60,14 +66,16 @@ def components(plugins: PluginHost, settings: Settings) -> Json:
             {"type": "string", "maxLength": MAX_KEY_LENGTH},
         ),
         "contentEncoding": _header(
-            "Content-Encoding", "How the body is compressed.", {"type": "string", "enum": ["gzip", "deflate", "zstd"]}
+            "Content-Encoding", "How the body is compressed: `gzip`, `deflate`, `zstd`, or not.", {"type": "string"}
         ),
         "ifNoneMatch": _header("If-None-Match", "The `ETag` of the answer that you have.", {"type": "string"}),
         "ifMatch": _header("If-Match", "The `ETag` (or `updatedAt`) that was read, or `*`.", {"type": "string"}),
         "user": _header(
             "X-IAM-User", "Who acts, for the audit log; else `X-User-Id` or `X-Actor-Id`.", {"type": "string"}
         ),
-        "requestId": _header("X-Request-Id", "Kept where it is a plain one; else one is made.", _REQUEST_ID),
+        "requestId": _header(
+            "X-Request-Id", "Kept where it is 1 to 128 of A-Z, a-z, 0-9, `.`, `_`, `:` and `-`.", {"type": "string"}
+        ),
     }
 
 
