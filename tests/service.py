@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 120
 
 
 def free_port() -> int:
@@ -24,7 +24,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
     """The condition's first true value; fails the test, saying what was awaited, when the time is over."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
