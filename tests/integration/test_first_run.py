@@ -42,7 +42,7 @@ class Dev:
             assert self.process.poll() is None, self.text
             return "Try next" in self.text
 
-        wait_until(shown, "the first answer", 90)
+        wait_until(shown, "the first answer", 180)
         return self.text
 
     def interrupt(self) -> int:

@@ -24,7 +24,7 @@ def test_several_services_may_start_at_once_on_a_new_schema(
     for service in services:
         service.run()
     for service in services:
-        wait_until(lambda service=service: service._answers(), "the service to become ready", 90)
+        wait_until(lambda service=service: service._answers(), "the service to become ready", 180)
 
     assert services[0].ingest("shared", batch([1])).status_code == 201
     assert services[3].query("shared", {"timeRange": ALL_TIME}).json()["rows"][0]["n"] == 1

@@ -122,7 +122,7 @@ def test_batches_accepted_while_redis_is_away_appear_when_it_is_back(stand: Stan
     assert [answer.status_code for answer in answers] == [202] * 5
     stand.valkey.start()
 
-    wait_until(lambda: visible(stand, "offline") == [0, 1, 2, 3, 4], "all five batches", 60)
+    wait_until(lambda: visible(stand, "offline") == [0, 1, 2, 3, 4], "all five batches", 120)
 
 
 def test_a_flushed_redis_loses_nothing(stand: Stand) -> None:
@@ -131,7 +131,7 @@ def test_a_flushed_redis_loses_nothing(stand: Stand) -> None:
     stand.valkey.client().flushall()
     stand.worker().start()
 
-    wait_until(lambda: visible(stand, "flushed") == [0, 1, 2, 3, 4], "all five batches", 60)
+    wait_until(lambda: visible(stand, "flushed") == [0, 1, 2, 3, 4], "all five batches", 120)
 
 
 def test_coalesced_batches_share_a_file_and_keep_their_own_results(stand: Stand) -> None:
