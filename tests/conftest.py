@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -13,10 +15,15 @@ from tests.service import Service
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an embedded PostgreSQL that lives as long as the test run."""
-    with embedded_postgres(tmp_path_factory.mktemp("postgres") / "data") as url:
+def postgres_url() -> Iterator[str]:
+    """The URL of an embedded PostgreSQL that lives as long as the test run.
+
+    Not below pytest's own directory, which it closes to other users: run by root, PostgreSQL is one.
+    """
+    home = Path(tempfile.mkdtemp(prefix="timestore-tests-"))
+    with embedded_postgres(home / "data") as url:
         yield url
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

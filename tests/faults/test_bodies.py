@@ -379,7 +379,6 @@ def test_clients_that_never_read_their_answers_do_not_keep_the_others_waiting(pa
         assert numbers_of(patient.service, "long") == list(range(rows))
 
 
-@pytest.mark.xfail(strict=True, reason="gunicorn lets each connection that sends nothing hold a thread for 5 s")
 def test_connections_that_send_nothing_hold_no_thread(patient: Stand) -> None:
     with ExitStack() as silent:
         for _ in range(16):
@@ -389,7 +388,6 @@ def test_connections_that_send_nothing_hold_no_thread(patient: Stand) -> None:
         assert httpx.get(f"{patient.service.base}/health", timeout=6).status_code == 200
 
 
-@pytest.mark.xfail(strict=True, reason="gunicorn waits on its main loop, 2 s each, for refused clients to close")
 def test_refused_clients_that_do_not_close_their_connections_hold_nobody_up(patient: Stand) -> None:
     with ExitStack() as refused:
         clients = [

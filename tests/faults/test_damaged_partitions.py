@@ -129,11 +129,8 @@ def restorations() -> Iterator[Any]:
     for damage in DAMAGES:
         for asked_before in (False, True):
             for in_place in (True, False):
-                kept_open = damage in (truncate, flip_a_bit_in_the_middle) and not asked_before and not in_place
-                reason = "the registry keeps a file that could be attached open: it goes on reading the damaged one"
-                marks = [pytest.mark.xfail(strict=True, reason=reason)] if kept_open else []
                 name = f"{damage.__name__}-{'later' if asked_before else 'first'}-{'same' if in_place else 'new'}"
-                yield pytest.param(damage, asked_before, in_place, marks=marks, id=name)
+                yield pytest.param(damage, asked_before, in_place, id=name)
 
 
 @pytest.mark.parametrize(("damage", "asked_before", "in_place"), list(restorations()))

@@ -152,7 +152,6 @@ COUNT = {"intervalUnit": "month", "aggregations": [{"fn": "count"}]}
 REFUSALS = {"query_memory": (413, "TIMESTORE_QUERY_MEMORY_BYTES"), "spill_full": (507, "TIMESTORE_TEMP_DIR")}
 
 
-@pytest.mark.xfail(strict=True, reason="a full spill disk is answered 500, and stays full until the engine is closed")
 @pytest.mark.parametrize("where", ["TIMESTORE_TEMP_DIR of its own", "the storage root"])
 def test_queries_that_fill_the_disk_they_spill_to_are_refused_and_the_rest_goes_on(
     stand_with: Callable[..., Stand], tmp_path: Path, where: str

@@ -76,7 +76,6 @@ def test_a_running_request_is_finished_after_sigterm(stand_with: Callable[..., S
     assert numbers_of(service, "slow") == ([1, 2] if kind == "ingest" else [1])
 
 
-@pytest.mark.xfail(strict=True, reason="gunicorn keeps the listener open, unserved, until its last request is done")
 def test_after_draining_new_connections_are_refused_instead_of_left_waiting(stand_with: Callable[..., Stand]) -> None:
     stand = stand_with(TIMESTORE_SHUTDOWN_DRAIN_MS="0")
     service = stand.service
@@ -163,7 +162,6 @@ def test_a_query_over_its_time_limit_gets_504_and_the_next_one_its_answer(hurrie
     assert hurried.workers() == [worker]
 
 
-@pytest.mark.xfail(strict=False, reason="an interruption while rows are fetched comes out of Arrow as an OSError: 500")
 def test_a_query_over_its_time_limit_gets_504_also_when_its_rows_are_on_their_way(hurried: Stand) -> None:
     hurried.service.stop()
     hurried.service.start(TIMESTORE_QUERY_TIMEOUT_MS="30")

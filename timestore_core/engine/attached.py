@@ -26,6 +26,7 @@ class _Entry:
     pins: int = 0
     ready: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
+    forgotten: bool = False
 
 
 class AttachedFiles:
@@ -58,6 +59,14 @@ class AttachedFiles:
             yield
         finally:
             self._release(taken)
+
+    def forget(self, alias: str) -> None:
+        """Detach this file as soon as no query uses it, so that the next one opens what is there then."""
+        with self._lock:
+            entry = self._entries.get(alias)
+            if entry is not None:
+                entry.forgotten = True
+                self._drop_if_forgotten(entry)
 
     def _take(self, attachments: Sequence[Attachment]) -> tuple[list[_Entry], list[_Entry]]:
         taken, new = [], []
@@ -92,6 +101,7 @@ class AttachedFiles:
                 entry.pins -= 1
                 if entry.error is not None and self._entries.get(entry.attachment.alias) is entry:
                     del self._entries[entry.attachment.alias]
+                self._drop_if_forgotten(entry)
             if len(self._entries) > self._capacity:
                 self._evict()
 
@@ -102,3 +112,9 @@ class AttachedFiles:
             if entry.pins == 0:
                 del self._entries[alias]
                 self._connection.execute(entry.attachment.detach)
+
+    def _drop_if_forgotten(self, entry: _Entry) -> None:
+        alias = entry.attachment.alias
+        if entry.forgotten and entry.pins == 0 and self._entries.get(alias) is entry:
+            del self._entries[alias]
+            self._connection.execute(entry.attachment.detach)

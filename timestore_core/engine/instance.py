@@ -40,6 +40,7 @@ class Instance:
 
     def __init__(self, limits: EngineLimits, allowed: frozenset[str], spill: Path) -> None:
         self.allowed = allowed
+        self._spill = spill
         self._connection = duckdb.connect(":memory:")
         directories = ", ".join(quote_literal(_as_directory(one)) for one in sorted(allowed))
         for statement in (
@@ -74,6 +75,7 @@ class Instance:
 
     def close(self) -> None:
         self._connection.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
 
 
 class Engine:
@@ -96,9 +98,11 @@ class Engine:
         instance = self._take(frozenset(locations))
         try:
             yield instance
-        except duckdb.FatalException:
-            log.exception("engine.fatal", engine=self._name)
-            self._retire(instance)
+        except duckdb.Error as error:
+            # What a full disk cut short stays in the spill directory until its instance is closed.
+            if isinstance(error, duckdb.FatalException) or is_disk_full(error):
+                log.exception("engine.replaced", engine=self._name)
+                self._retire(instance)
             raise
         finally:
             self._give_back(instance)
@@ -151,10 +155,16 @@ def disk_errors() -> Iterator[None]:
         yield
     except (duckdb.IOException, duckdb.TransactionException) as error:
         # A write that fails in the middle of a commit comes as a TransactionException.
-        text = str(error)
-        full = "No space left" in text or "not enough disk space" in text.lower()
-        number = errno.ENOSPC if full else errno.EIO
+        number = errno.ENOSPC if is_disk_full(error) else errno.EIO
         raise OSError(number, os.strerror(number)) from error
+
+
+def is_disk_full(error: duckdb.Error) -> bool:
+    """Whether DuckDB's error says that a disk is full: it has no class of its own for that."""
+    text = str(error)
+    return "not enough disk space" in text.lower() or any(
+        os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT)
+    )
 
 
 def _as_directory(location: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ import structlog
 
 from timestore_core.aggregations import Aggregation
 from timestore_core.engine.attached import Attachment
-from timestore_core.engine.instance import Engine, Instance
-from timestore_core.errors import InvalidRequest, PartitionUnreadable, TimestoreError, TooLarge
+from timestore_core.engine.instance import Engine, Instance, is_disk_full
+from timestore_core.errors import InsufficientStorage, InvalidRequest, PartitionUnreadable, TimestoreError, TooLarge
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.format import PartitionFormat
 from timestore_core.query.plan import PlannedPartition, QueryPlan
@@ -25,6 +25,14 @@ from timestore_core.query.watch import Watchdog
 log = structlog.get_logger(__name__)
 
 _BATCH_ROWS = 65_536
+_STREAMED_ERRORS: Mapping[str, type[duckdb.Error]] = {
+    "INTERRUPT Error": duckdb.InterruptException,
+    "Out of Memory Error": duckdb.OutOfMemoryException,
+    "Out of Range Error": duckdb.OutOfRangeException,
+    "Conversion Error": duckdb.ConversionException,
+    "IO Error": duckdb.IOException,
+    "FATAL Error": duckdb.FatalException,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,12 @@ class LocalEngine:
         except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
             raise InvalidRequest("a result is out of the range of its type") from error
         except duckdb.Error as error:
+            if is_disk_full(error):
+                raise InsufficientStorage(
+                    "the query has to spill to disk, and the disk of TIMESTORE_TEMP_DIR is full; ask for a shorter "
+                    "time range, fewer columns or larger buckets",
+                    code="spill_full",
+                ) from error
             with self._engine.lease(allowed) as instance:
                 raise self._explained(instance, plan, error) from error
         if plan.limit_is_guard and answer.rows >= plan.row_limit:
@@ -137,7 +151,7 @@ class LocalEngine:
         """The single text column's bytes, put together without a Python object for each row."""
         reader = cursor.execute(sql, dict(parameters)).to_arrow_reader(_BATCH_ROWS)
         pieces, rows, size_bytes = [], 0, 0
-        for batch in reader:
+        for batch in _streamed(reader):
             pieces.append(_text_bytes(batch.column(0)))
             rows += batch.num_rows
             size_bytes += len(pieces[-1])
@@ -179,7 +193,10 @@ class LocalEngine:
                     cursor.execute(f"SELECT {columns} FROM {relation}").fetchone()
             except PartitionUnreadable as unreadable:
                 return unreadable
+            except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+                return error
             except duckdb.Error as alone:
+                instance.attached.forget(partition.id)
                 return _unreadable(partition, alone)
         return error
 
@@ -211,6 +228,15 @@ def _bounds(plan: QueryPlan, partitions: Sequence[PlannedPartition]) -> dict[str
     if all(partition.within_range for partition in partitions):
         return {}
     return {"start": plan.time_range.start_us, "end": plan.time_range.end_us}
+
+
+def _streamed(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The reader's batches; DuckDB's errors come out as what they are, though Arrow keeps only their text."""
+    try:
+        yield from reader
+    except (OSError, pa.ArrowException) as error:
+        kind = next((kind for start, kind in _STREAMED_ERRORS.items() if str(error).startswith(start)), duckdb.Error)
+        raise kind(str(error)) from error
 
 
 def _text_bytes(column: pa.StringArray) -> memoryview:
