@@ -255,7 +255,6 @@ def test_deduplicated_jobs_run_once_until_the_first_is_done(shared: Stand) -> No
     assert shared.visible("single") == [1, 3]
 
 
-@pytest.mark.xfail(strict=True, reason="entry_id_of cuts every producer's id at its first dot")
 def test_job_ids_that_share_a_beginning_are_different_jobs(shared: Stand) -> None:
     for number in (1, 2):
         shared.finished(shared.add("dotted", job_data("dotted", batch([number])), jobId=f"sensors.{number}"))
@@ -263,7 +262,6 @@ def test_job_ids_that_share_a_beginning_are_different_jobs(shared: Stand) -> Non
     assert shared.visible("dotted") == [1, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="a job is taken for published where any job of its id was")
 def test_a_job_id_that_the_queue_has_forgotten_brings_new_rows(shared: Stand) -> None:
     """As after removeOnComplete, or a flush of Redis, where the counter of ids begins again."""
     for number in (1, 2):

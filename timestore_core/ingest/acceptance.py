@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 0.5
 RETRY_AFTER_S = 5
+# What first_job_id and next_job_id make.
+_OURS = re.compile(r"ingest-[0-9a-f-]{32,36}(\.[0-9a-f]{12})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,14 @@ def next_job_id(entry_id: str) -> str:
     return f"{entry_id}.{uuid4().hex[:12]}"
 
 
+def is_ours(job_id: str) -> bool:
+    """Whether the id names one batch for ever; another producer's id may come again with other rows."""
+    return _OURS.fullmatch(job_id) is not None
+
+
 def entry_id_of(job_id: str) -> str:
-    """The journal's id behind any dispatch's job id."""
-    return job_id.partition(".")[0]
+    """The journal's id behind any dispatch's job id; another producer's id stays whole."""
+    return job_id.partition(".")[0] if is_ours(job_id) else job_id
 
 
 def job_data(slug: str, key: str | None, body: bytes, actor: Actor) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from timestore_core.catalog.datasets import find_dataset
 from timestore_core.catalog.publish import Claim
 from timestore_core.errors import InsufficientStorage, InvalidRequest, NotFound, TimestoreError, Unavailable
 from timestore_core.ingest import journal
-from timestore_core.ingest.acceptance import entry_id_of
+from timestore_core.ingest.acceptance import entry_id_of, is_ours
 from timestore_core.ingest.envelope import check_slug
 from timestore_core.ingest.pipeline import Batch, Ingested, claim_of, decode_batch, ingest_batch, work_of
 from timestore_core.model import Actor
@@ -59,7 +59,7 @@ def prepare(runtime: Runtime, job: Job) -> Task | dict[str, Any]:
     """The job's batch, or its result where an earlier delivery had published it."""
     entry = journal.take(runtime.database, entry_id_of(job.id))
     if entry is None:
-        done = _published_before(runtime, job)
+        done = _published_before(runtime, job) if is_ours(job.id) else None
         return done if done is not None else _task_of_data(runtime, job)
     runtime.plugins.step("job.taken")
     if entry.attempts > MAX_CRASHES:
