@@ -11,8 +11,9 @@ from timestore_core.runtime import Runtime
 
 log = structlog.get_logger(__name__)
 
-# Any constant will do; it only has to be the same in every process. ("tsweep" as an integer.)
-_LOCK_KEY = int.from_bytes(b"tsweep", "big")
+# One sweep at a time for each catalog: several may share a database, each in a schema of its own.
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('timestore-sweep-' || current_schema(), 0)) AS held"
+_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended('timestore-sweep-' || current_schema(), 0))"
 _BATCH = 200
 
 
@@ -23,21 +24,23 @@ def sweep(runtime: Runtime) -> int:
     is away, and the next sweep goes on.
     """
     with translated(), runtime.database.connection() as connection:
-        locked = connection.execute("SELECT pg_try_advisory_lock(%s) AS held", [_LOCK_KEY]).fetchone()
+        locked = connection.execute(_LOCK).fetchone()
         if locked is None or not locked["held"]:
             return 0
         try:
             return _sweep(runtime)
         finally:
-            connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK_KEY])
+            connection.execute(_UNLOCK)
 
 
 def _sweep(runtime: Runtime) -> int:
     requeued = 0
     age_s = runtime.settings.ingest_sweep_after_ms / 1000
     for entry_id, job_id, slug in journal.due(runtime.database, age_s, _BATCH):
-        if job_id is not None and _is_live(runtime, job_id):
-            journal.dispatched(runtime.database, entry_id, job_id)
+        # The first dispatch may be in the queue without having been noted: its process ended in between.
+        last = job_id or entry_id
+        if _is_live(runtime, last):
+            journal.dispatched(runtime.database, entry_id, last)
             continue
         entry = journal.read(runtime.database, entry_id)
         if entry is None:
