@@ -40,18 +40,21 @@ def _admin(operation_id: str, summary: str, answers: Json, *statuses: int, **res
 
 
 def _dataset_links() -> Json:
+    """What can be asked of a dataset whatever its state is."""
     return {
         "get": link("getDataset", "The dataset.", {"path.key": _ID}),
         "update": link("updateDataset", "Change it.", {"path.key": _ID, "header.If-Match": "$response.header.etag"}),
         "archive": link("archiveDataset", "Make it inactive.", {"path.key": _ID}),
-        "ingest": link("ingest", "Send rows.", {"path.slug": "$response.body#/dataset/slug"}),
-        "manifest": link("getManifest", "Its published snapshot.", {"path.key": _ID}),
         "retention": link("putRetention", "How long its rows stay.", {"path.key": _ID}),
     }
 
 
-def _one_dataset(description: str, links: Json | None = None) -> Json:
-    return answer(description, "OneDataset", ("ETag",), links if links is not None else _dataset_links())
+def _one_dataset(description: str, **links: Json) -> Json:
+    return answer(description, "OneDataset", ("ETag",), {**_dataset_links(), **links})
+
+
+_INGEST = link("ingest", "Send rows.", {"path.slug": "$response.body#/dataset/slug"})
+_MANIFEST = link("getManifest", "Its published snapshot.", {"path.key": _ID})
 
 
 def _list_datasets() -> Json:
@@ -71,7 +74,10 @@ def _create_dataset() -> Json:
     return _admin(
         "createDataset",
         "Make a dataset; repeating it is no error",
-        {"200": _one_dataset("It exists; this is it, unchanged."), "201": _one_dataset("It was made.")},
+        {
+            "200": _one_dataset("It exists; this is it, unchanged.", ingest=_INGEST),
+            "201": _one_dataset("It was made.", ingest=_INGEST),
+        },
         413,
         415,
         parameters=refs(*_WITH_BODY),
@@ -80,14 +86,19 @@ def _create_dataset() -> Json:
 
 
 def _get_dataset() -> Json:
-    return _admin("getDataset", "One dataset", {"200": _one_dataset("The dataset.")}, parameters=refs("key", "user"))
+    return _admin(
+        "getDataset",
+        "One dataset",
+        {"200": _one_dataset("The dataset.", ingest=_INGEST, manifest=_MANIFEST)},
+        parameters=refs("key", "user"),
+    )
 
 
 def _update_dataset() -> Json:
     return _admin(
         "updateDataset",
         "Change a dataset: what is absent stays",
-        {"200": _one_dataset("The dataset as it is now.")},
+        {"200": _one_dataset("The dataset as it is now.", manifest=_MANIFEST)},
         412,
         413,
         415,
@@ -112,7 +123,7 @@ def _archive() -> Json:
     return _admin(
         "archiveDataset",
         "Make a dataset inactive; repeating it is no error",
-        {"200": _one_dataset("It answers queries and takes no batches.", {**_dataset_links(), "delete": delete})},
+        {"200": _one_dataset("It answers queries and takes no batches.", manifest=_MANIFEST, delete=delete)},
         parameters=refs("key", "user"),
     )
 
@@ -121,7 +132,7 @@ def _restore() -> Json:
     return _admin(
         "restoreDataset",
         "Take back a deletion",
-        {"200": _one_dataset("The dataset is back, inactive.")},
+        {"200": _one_dataset("The dataset is back, inactive.", manifest=_MANIFEST)},
         409,
         parameters=refs("key", "user"),
     )

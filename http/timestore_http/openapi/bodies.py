@@ -14,6 +14,7 @@ from timestore_core.admin.datasets import (
 )
 from timestore_core.admin.retention import WirePolicy
 from timestore_core.admin.targets import WireNewTarget, WireTargetPatch
+from timestore_core.aggregations import Aggregation
 from timestore_core.ingest.envelope import WireBatch
 from timestore_core.plugins import PluginHost
 from timestore_core.query.request import WireQuery
@@ -56,6 +57,7 @@ def schemas(plugins: PluginHost, settings: Settings) -> Json:
     for one in made.values():
         one["properties"] = {name: _told(found) for name, found in one["properties"].items()}
     made["RetentionPolicy"]["additionalProperties"] = True
+    made["Aggregation"]["allOf"] = [_asked(name, one) for name, one in sorted(plugins.aggregations.items())]
     return {**made, "AccessLists": _access_lists()}
 
 
@@ -109,7 +111,6 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
         "description": "Free, but for `iam`: who may read and write.",
     }
     formats = {"enum": sorted(plugins.partition_formats)}
-    functions = sorted(plugins.aggregations)
     return {
         "Batch.rows": {
             "type": "array",
@@ -142,11 +143,11 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
             "description": "Each key with the values that are accepted.",
         },
         "Downsample.aggregations": {"maxItems": settings.query_max_aggregations},
-        "Aggregation.fn": {"enum": functions},
-        "Aggregation.column": {**name, "description": _optional_columns(plugins)},
+        "Aggregation.fn": {"enum": sorted(plugins.aggregations)},
+        "Aggregation.column": name,
         "Aggregation.alias": {**name, "description": "Default: `avg_<column>`, `count`, `p95_<column>`, …"},
-        "Aggregation.percentile": {"minimum": 0, "maximum": 1, "description": "Required by `percentile`."},
-        "Aggregation.parameters": {"description": _parameters(plugins)},
+        "Aggregation.percentile": {"description": "Required by `percentile`: 0 to 1."},
+        "Aggregation.parameters": {"description": "Of functions that plugins give."},
         "NewDataset.slug": {"minLength": 1, "maxLength": settings.max_slug_length, "pattern": _slugs(settings)},
         "NewDataset.name": name,
         "NewDataset.description": text,
@@ -171,18 +172,19 @@ def _slugs(settings: Settings) -> str:
     return f"^(?:{settings.slug_pattern})$"
 
 
-def _optional_columns(plugins: PluginHost) -> str:
-    optional = [f"`{name}`" for name, one in sorted(plugins.aggregations.items()) if one.column_optional]
-    return f"Required, but by {', '.join(optional)}." if optional else "Required."
-
-
-def _parameters(plugins: PluginHost) -> str:
-    asked = [
-        f"`{name}`: " + ", ".join(f"`{key}` from {low:g} to {high:g}" for key, (low, high) in one.parameters.items())
-        for name, one in sorted(plugins.aggregations.items())
-        if set(one.parameters) - {"percentile"}
-    ]
-    return f"Parameters of functions that plugins give: {'; '.join(asked) or 'none has any'}."
+def _asked(name: str, function: Aggregation) -> Json:
+    """What an aggregation by this function must have: a column and parameters within their bounds."""
+    bounds: Json = {
+        key: {"type": "number", "minimum": low, "maximum": high} for key, (low, high) in function.parameters.items()
+    }
+    column: Json = {} if function.column_optional else {"column": {"type": "string"}}
+    beside = {key: bounds.pop(key) for key in ["percentile"] if key in bounds}
+    inside: Json = {"parameters": {"required": list(bounds), "properties": bounds}} if bounds else {}
+    asked = {**column, **beside, **inside}
+    return {
+        "if": {"properties": {"fn": {"const": name}}, "required": ["fn"]},
+        "then": {"required": list(asked), "properties": asked},
+    }
 
 
 def _access_lists() -> Json:

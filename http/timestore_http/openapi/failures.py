@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from timestore_http.errors import body_of
+from timestore_http.openapi.answers import FIELD_TYPE
 from timestore_http.openapi.parts import MEDIA_TYPE, Json, array_of, closed, ref, schema
 
 # name, what it means, code and message of the example, headers
@@ -41,8 +42,8 @@ _FAILURES: dict[int, tuple[str, str, str, str, tuple[str, ...]]] = {
     409: (
         "Conflict",
         "The request contradicts what is stored.",
-        "conflict",
-        "temperature_c: was double and is now string",
+        "schema_conflict",
+        "schema.fields: the column 'n' is double in this dataset and string in this batch; …",
         (),
     ),
     412: (
@@ -125,8 +126,11 @@ def schemas() -> Json:
     """The error's shape."""
     problem = closed({"path": {"type": "string"}, "message": {"type": "string"}})
     problem["description"] = "One fault: where it is (`rows[17].temperature_c`) and what is wrong there."
+    change = closed({"path": {"type": "string"}, "column": {"type": "string"}, "was": FIELD_TYPE, "is": FIELD_TYPE})
+    change["description"] = "A column whose type in the batch contradicts the dataset's."
     return {
         "Problem": problem,
+        "SchemaChange": change,
         "Error": {
             "type": "object",
             "description": "On the admin routes `error` is the message, elsewhere the status's name.",
@@ -135,7 +139,13 @@ def schemas() -> Json:
                 "error": {"type": "string"},
                 "message": {"type": "string"},
                 "code": {"type": "string", "description": "A stable name for programs."},
-                "details": {"anyOf": [array_of(schema("Problem")), {"type": "object", "additionalProperties": True}]},
+                "details": {
+                    "anyOf": [
+                        array_of(schema("Problem")),
+                        array_of(schema("SchemaChange")),
+                        {"type": "object", "additionalProperties": True},
+                    ]
+                },
             },
             "required": ["statusCode", "error", "message"],
             "additionalProperties": False,

@@ -85,12 +85,20 @@ def _ingest_job() -> Json:
 
 def _query() -> Json:
     unchanged = answer("What you have is still right.", headers=("ETag", "X-Timestore-Version"))
+    again = link(
+        "query",
+        "The same again, where it has changed.",
+        {"path.slug": "$request.path.slug", "header.If-None-Match": "$response.header.etag"},
+        "$request.body",
+    )
     return operation(
         "data",
         "query",
         "Rows of a time range, as they are or downsampled",
         {
-            "200": answer("The rows of one snapshot.", "QueryAnswer", ("ETag", "X-Timestore-Version")),
+            "200": answer(
+                "The rows of one snapshot.", "QueryAnswer", ("ETag", "X-Timestore-Version"), {"again": again}
+            ),
             "304": unchanged,
             **responses(401, 403, 413, 415, 503, 504, 507),
         },
@@ -127,7 +135,8 @@ def _ready(operation_id: str) -> Json:
 
 
 def _document() -> Json:
-    found = answer("An OpenAPI 3.1 document.", headers=("ETag",))
+    again = link("getOpenApi", "Again, where it has changed.", {"header.If-None-Match": "$response.header.etag"})
+    found = answer("An OpenAPI 3.1 document.", headers=("ETag",), links={"again": again})
     found["content"] = {
         "application/json": {
             "schema": {"type": "object", "required": ["openapi", "paths"], "additionalProperties": True}

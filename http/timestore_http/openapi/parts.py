@@ -63,6 +63,7 @@ def body(name: str, examples: Mapping[str, Any]) -> Json:
     return {"required": True, "content": {MEDIA_TYPE: {"schema": schema(name), "examples": shown}}}
 
 
-def link(operation_id: str, description: str, parameters: Mapping[str, str]) -> Json:
+def link(operation_id: str, description: str, parameters: Mapping[str, str], request_body: str = "") -> Json:
     """What can be asked next with what this answer holds; parameters are named `path.key`, `query.cursor`, …"""
-    return {"operationId": operation_id, "description": description, "parameters": dict(parameters)}
+    sent = {"requestBody": request_body} if request_body else {}
+    return {"operationId": operation_id, "description": description, "parameters": dict(parameters), **sent}
