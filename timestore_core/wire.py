@@ -12,8 +12,19 @@ import msgspec
 from jsonschema.protocols import Validator
 
 from timestore_core.errors import InvalidRequest, Problem
+from timestore_core.model import TimeRange
+from timestore_core.times import parse_time_us
 
 T = TypeVar("T")
+
+
+class WireTimeRange(msgspec.Struct, frozen=True):
+    """Two ISO-8601 times, both inclusive."""
+
+    start: str
+    end: str
+
+
 MAX_PROBLEMS = 50
 
 
@@ -39,6 +50,21 @@ def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     except RecursionError:
         raise InvalidRequest.at("body", "is nested too deeply") from None
     return value
+
+
+def checked_range(wire: WireTimeRange, path: str, problems: list[Problem]) -> TimeRange:
+    """The range in microseconds; what is wrong with it is added to the problems."""
+    ends: list[int] = []
+    for name, text in (("start", wire.start), ("end", wire.end)):
+        try:
+            ends.append(parse_time_us(text))
+        except ValueError as error:
+            problems.append(Problem(f"{path}.{name}", f"{text[:40]!r} {error}"))
+    if len(ends) < 2:
+        return TimeRange(0, 0)
+    if ends[1] < ends[0]:
+        problems.append(Problem(f"{path}.end", f"is before {path}.start"))
+    return TimeRange(ends[0], ends[1])
 
 
 def invalid_json() -> InvalidRequest:

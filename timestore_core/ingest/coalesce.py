@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from timestore_core.catalog.attempt import ClaimTakenError
 from timestore_core.catalog.datasets import find_dataset
-from timestore_core.catalog.publish import ClaimTakenError
 from timestore_core.errors import Conflict, InvalidRequest
 from timestore_core.ingest.jobs import Task, ended, prepare, result_of
 from timestore_core.ingest.pipeline import Work, ingest_batch, work_of

@@ -14,8 +14,7 @@ from timestore_core.errors import InvalidRequest, Problem
 from timestore_core.model import Field, FieldType, Schema, TimeRange
 from timestore_core.names import first_clash, name_problem
 from timestore_core.settings import Settings
-from timestore_core.times import parse_time_us
-from timestore_core.wire import decode
+from timestore_core.wire import WireTimeRange, checked_range, decode
 
 MAX_KEY_LENGTH = 255
 MAX_TABLE_NAME_LENGTH = 120
@@ -30,14 +29,9 @@ class WireSchema(msgspec.Struct, frozen=True):
     fields: Annotated[list[WireField], Meta(min_length=1)]
 
 
-class WireRange(msgspec.Struct, frozen=True):
-    start: str
-    end: str
-
-
 class WirePartition(msgspec.Struct, frozen=True, rename="camel"):
     key: dict[str, str]
-    time_range: WireRange
+    time_range: WireTimeRange
 
 
 class WireActor(msgspec.Struct, frozen=True):
@@ -78,7 +72,7 @@ def parse_batch(body: bytes, slug: str, header_key: str | None, settings: Settin
     problems: list[Problem] = []
     _check_schema(wire.schema, settings, problems)
     _check_key(wire.partition.key, settings, problems)
-    time_range = _time_range(wire.partition.time_range, problems)
+    time_range = checked_range(wire.partition.time_range, "partition.timeRange", problems)
     for path, text in (("datasetName", wire.dataset_name), ("tableName", wire.table_name)):
         wrong = None if text is None else name_problem(text, settings.max_name_length)
         if wrong:
@@ -138,18 +132,6 @@ def _check_key(key: Mapping[str, str], settings: Settings, problems: list[Proble
             wrong = name_problem(text, settings.max_name_length)
             if wrong:
                 problems.append(Problem(path[:200], wrong))
-
-
-def _time_range(wire: WireRange, problems: list[Problem]) -> TimeRange:
-    ends: list[int] = []
-    for name, text in (("start", wire.start), ("end", wire.end)):
-        try:
-            ends.append(parse_time_us(text))
-        except ValueError as error:
-            problems.append(Problem(f"partition.timeRange.{name}", f"{text[:40]!r} {error}"))
-    if len(ends) == 2 and ends[1] < ends[0]:
-        problems.append(Problem("partition.timeRange.end", "is before partition.timeRange.start"))
-    return TimeRange(*ends) if len(ends) == 2 else TimeRange(0, 0)
 
 
 def wire_schema() -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from timestore_core.catalog.attempt import Claim
 from timestore_core.catalog.datasets import find_dataset
-from timestore_core.catalog.publish import Claim
 from timestore_core.errors import InsufficientStorage, InvalidRequest, NotFound, TimestoreError, Unavailable
 from timestore_core.ingest import journal
 from timestore_core.ingest.acceptance import entry_id_of, is_ours

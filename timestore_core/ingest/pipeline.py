@@ -19,7 +19,7 @@ import pyarrow as pa
 import structlog
 
 from timestore_core.catalog import publish as catalog
-from timestore_core.catalog.publish import Attempt, Claim, ClaimTakenError, Published
+from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published
 from timestore_core.errors import InsufficientStorage, Unavailable
 from timestore_core.ingest.envelope import Envelope, parse_batch
 from timestore_core.ingest.rows import content_hash, rows_to_table

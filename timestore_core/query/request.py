@@ -16,17 +16,11 @@ from timestore_core.errors import InvalidRequest, Problem
 from timestore_core.model import TimeRange
 from timestore_core.names import first_clash, name_problem
 from timestore_core.settings import Settings
-from timestore_core.times import parse_time_us
-from timestore_core.wire import decode
+from timestore_core.wire import WireTimeRange, checked_range, decode
 
 IntervalUnit = Literal["second", "minute", "hour", "day", "week", "month"]
 MAX_LIMIT = 10_000
 MAX_INTERVAL = 100_000
-
-
-class WireTimeRange(msgspec.Struct, frozen=True):
-    start: str
-    end: str
 
 
 class WireAggregation(msgspec.Struct, frozen=True):
@@ -94,7 +88,7 @@ def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Set
     """The query in the body. Raises InvalidRequest naming every field at fault."""
     wire = decode(body, WireQuery)
     problems: list[Problem] = []
-    time_range = _time_range(wire.time_range, problems)
+    time_range = checked_range(wire.time_range, "timeRange", problems)
     filters = (wire.filters and wire.filters.partition_key) or {}
     _check_names(wire, settings, problems)
     for key, accepted in filters.items():
@@ -121,20 +115,6 @@ def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Set
         aggregations=aggregations,
         fingerprint=hashlib.blake2b(msgspec.json.encode(wire), digest_size=12).hexdigest(),
     )
-
-
-def _time_range(wire: WireTimeRange, problems: list[Problem]) -> TimeRange:
-    ends: list[int] = []
-    for name, text in (("start", wire.start), ("end", wire.end)):
-        try:
-            ends.append(parse_time_us(text))
-        except ValueError as error:
-            problems.append(Problem(f"timeRange.{name}", f"{text[:40]!r} {error}"))
-    if len(ends) < 2:
-        return TimeRange(0, 0)
-    if ends[1] < ends[0]:
-        problems.append(Problem("timeRange.end", "is before timeRange.start"))
-    return TimeRange(ends[0], ends[1])
 
 
 def _check_names(wire: WireQuery, settings: Settings, problems: list[Problem]) -> None:

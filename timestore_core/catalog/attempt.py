@@ -1,0 +1,60 @@
+"""What wants to be published, and what was: an attempt with its claims, and a manifest with its partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from timestore_core.model import ColumnStatistics, Dataset, Manifest, Partition, Schema, StorageTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One batch of an attempt: the key that makes it count once, what it held, and where it came from.
+
+    `job_id` names the job that brought it, `journal_id` its row in the journal, which goes when it is published.
+    """
+
+    idempotency_key: str | None
+    content_hash: str
+    rows: int
+    job_id: str | None = None
+    journal_id: str | None = None
+
+
+class ClaimTakenError(Exception):
+    """One of several batches in the attempt was published by somebody else meanwhile: write the others anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A written file that wants to become part of its dataset: one batch, or several that were put together."""
+
+    partition_id: str
+    slug: str
+    dataset_name: str
+    target: StorageTarget
+    schema: Schema
+    table_name: str
+    partition_key: Mapping[str, str]
+    start_time: datetime
+    end_time: datetime
+    file_format: str
+    file_path: str
+    file_size_bytes: int
+    row_count: int
+    checksum: str
+    statistics: Mapping[str, ColumnStatistics]
+    claims: tuple[Claim, ...]
+    actor_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A manifest with the partitions that it added; `replayed` when an earlier attempt had published it."""
+
+    dataset: Dataset
+    manifest: Manifest
+    partitions: tuple[Partition, ...]
+    replayed: bool
