@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +31,9 @@ RESTART_AFTER_S = 1.0
 # Longer than BullMQ's longest blocking wait (10 s).
 SOCKET_TIMEOUT_S = 30
 POLL_S = 0.1
+# At the end: for a job that is just being fetched, and for giving back one that takes too long.
+FETCH_TIMEOUT_S = 2.0
+GIVE_BACK_TIMEOUT_S = 2.0
 
 
 class _Worker(Worker):  # type: ignore[misc]
@@ -123,11 +127,31 @@ class Consumer:
         log.warning("queue.worker_error", queue=self._queue, error=f"{type(error).__name__}: {error}"[:300])
 
     async def _end(self, worker: Worker) -> None:
-        """Take nothing new and finish what runs, within the limit."""
-        try:
-            await asyncio.wait_for(worker.pause(), self._shutdown_timeout_s)
-        except TimeoutError:
-            log.warning("queue.shutdown_timeout", queue=self._queue, running=len(worker.jobs))
+        """Take nothing new and finish what runs, within the limit; what takes longer goes back to the queue."""
+        # BullMQ's own waiting for what runs cannot be interrupted, and misses a job that was just being fetched.
+        await worker.pause(do_not_wait_active=True)
+        started = time.monotonic()
+        while (elapsed_s := time.monotonic() - started) < self._shutdown_timeout_s:
+            fetching = sum(not one.done() for one in worker.processing) - len(worker.jobs)
+            if not worker.jobs and (fetching <= 0 or elapsed_s > FETCH_TIMEOUT_S):
+                break
+            await asyncio.sleep(POLL_S)
+        taken = [
+            one.result() for one in worker.processing if one.done() and not one.cancelled() and not one.exception()
+        ]
+        unfinished = [*worker.jobs, *((job, job.token) for job in taken if isinstance(job, BullJob))]
+        if unfinished:
+            await self._give_back(unfinished)
+
+    async def _give_back(self, unfinished: Sequence[tuple[BullJob, str]]) -> None:
+        """Let another worker have them now; where that fails it has them when their locks expire."""
+        log.warning("queue.given_back", queue=self._queue, jobs=[job.id for job, _ in unfinished])
+        now_ms = int(time.time() * 1000)
+        giving = [asyncio.ensure_future(job.moveToDelayed(now_ms, token)) for job, token in unfinished]
+        await asyncio.wait(giving, timeout=GIVE_BACK_TIMEOUT_S)
+        for one in giving:
+            if not one.cancel() and one.exception() is not None:
+                log.warning("queue.not_given_back", queue=self._queue, error=repr(one.exception()))
 
     async def _abandon(self, worker: Worker, running: asyncio.Future[Any]) -> None:
         """Close the worker's connections, whatever state they are in."""

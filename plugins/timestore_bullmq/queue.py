@@ -13,7 +13,6 @@ from bullmq import Job as BullJob
 from bullmq import Queue as Bull
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from timestore_bullmq.consumer import Consumer
 from timestore_bullmq.loop import LoopThread
@@ -99,19 +98,22 @@ class BullQueue:
             raise Unavailable("Redis cannot be reached; try again shortly")
         try:
             return self._loop.run(work, CALL_TIMEOUT_S)
-        except (RedisError, OSError) as error:
-            self._is_away(error)
-            raise Unavailable("Redis cannot be reached; try again shortly") from error
         except Unavailable as error:
             self._is_away(error)
             raise
+        except Exception as error:
+            # Redis' own errors, and whatever the libraries make of an answer that is none.
+            self._is_away(error)
+            raise Unavailable("Redis cannot be reached, or answers with errors; try again shortly") from error
 
     def _is_away(self, error: Exception) -> None:
         self._away_until = time.monotonic() + AWAY_S
-        log.warning("queue.unreachable", error=type(error).__name__)
+        log.warning("queue.unreachable", error=f"{type(error).__name__}: {error}"[:300])
 
     async def _add(self, queue: QueueName, name: str, data: dict[str, Any], options: dict[str, Any]) -> None:
-        await self._bull(queue).add(name, data, options)
+        job = await self._bull(queue).add(name, data, options)
+        if job.id != options["jobId"]:
+            raise Unavailable("Redis did not answer with the job's id; try again shortly")
 
     async def _state(self, queue: QueueName, job_id: str) -> JobState:
         bull = self._bull(queue)
@@ -125,11 +127,13 @@ class BullQueue:
 
     async def _counts(self, queue: QueueName) -> Mapping[str, int]:
         wanted = ("waiting", "paused", "prioritized", "active", "delayed", "completed", "failed")
-        found: Mapping[str, int] = await self._bull(queue).getJobCounts(*wanted)
-        return found
+        found = await self._bull(queue).getJobCounts(*wanted)
+        return {state: int(count) for state, count in found.items()}
 
     async def _check(self) -> Mapping[str, Any]:
-        info = await self._redis().info("memory")
+        info = await self._redis().info()
+        if info.get("role", "master") != "master":
+            raise Unavailable("Redis is a replica, which takes no jobs; REDIS_URL must lead to the primary")
         policy = info.get("maxmemory_policy")
         if policy not in (None, "noeviction"):
             return {"warnings": [f"Redis' maxmemory-policy is {policy}; jobs can be lost unless it is noeviction"]}

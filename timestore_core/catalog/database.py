@@ -26,6 +26,8 @@ _AWAY_TIMEOUT_S = 1.0
 _RECONNECT_TIMEOUT_S = 1.5
 _READY_TIMEOUT_S = 2
 _STATEMENT_TIMEOUT_MS = 30_000
+# Longer than a statement's, which may wait for the lock of another one's transaction.
+_TRANSACTION_TIMEOUT_MS = 60_000
 _CONNECT_DEFAULTS: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 30,
@@ -114,9 +116,11 @@ class Database:
         connection.execute(
             "SELECT set_config('search_path', quote_ident(%s), false), "
             "set_config('statement_timeout', %s, false), set_config('TimeZone', 'UTC', false), "
-            # A process that was stopped in mid-transaction must not hold a dataset's lock for ever.
-            "set_config('idle_in_transaction_session_timeout', %s, false)",
-            [self.schema, str(_STATEMENT_TIMEOUT_MS), str(_STATEMENT_TIMEOUT_MS)],
+            # A process that was stopped in mid-transaction must not hold a dataset's lock for ever. After a pipeline
+            # PostgreSQL does not count the idle time; the whole transaction's it counts, from version 17 on.
+            "set_config('idle_in_transaction_session_timeout', %s, false), "
+            "(SELECT set_config(name, %s, false) FROM pg_settings WHERE name = 'transaction_timeout')",
+            [self.schema, str(_STATEMENT_TIMEOUT_MS), str(_STATEMENT_TIMEOUT_MS), str(_TRANSACTION_TIMEOUT_MS)],
         )
         self._away = False
 

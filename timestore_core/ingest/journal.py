@@ -50,12 +50,18 @@ class JournalState:
     failed_reason: str | None
 
 
-# A batch that failed for good and is sent again gets another chance.
+# A batch that waits stays as it is, its crashes counted; one that failed for good leaves its key to what is sent now,
+# the same batch or a corrected one.
 _RECORD = """
-INSERT INTO ingest_journal (id, dataset_slug, idempotency_key, content_hash, body, body_bytes, actor)
+INSERT INTO ingest_journal AS waiting (id, dataset_slug, idempotency_key, content_hash, body, body_bytes, actor)
 VALUES (%(id)s, %(slug)s, %(key)s, %(hash)s, %(body)s, %(bytes)s, %(actor)s)
-ON CONFLICT (id) DO UPDATE SET failed_at = NULL, error = NULL, attempts = 0
-WHERE ingest_journal.content_hash = excluded.content_hash
+ON CONFLICT (id) DO UPDATE SET failed_at = NULL, error = NULL,
+    attempts = CASE WHEN waiting.failed_at IS NULL THEN waiting.attempts ELSE 0 END,
+    body = CASE WHEN waiting.failed_at IS NULL THEN waiting.body ELSE excluded.body END,
+    body_bytes = CASE WHEN waiting.failed_at IS NULL THEN waiting.body_bytes ELSE excluded.body_bytes END,
+    actor = CASE WHEN waiting.failed_at IS NULL THEN waiting.actor ELSE excluded.actor END,
+    content_hash = excluded.content_hash
+WHERE waiting.content_hash = excluded.content_hash OR waiting.failed_at IS NOT NULL
 RETURNING id
 """
 
@@ -97,6 +103,7 @@ def record(
 ) -> None:
     """Write the batch down; when this returns it is durable. The same batch again is no error.
 
+    Where PostgreSQL's answer is lost it is asked again, so that a client is not told to send once more what was taken.
     Raises Conflict when the key waits with other rows.
     """
     packed = zstd.compress(body, _LEVEL)
@@ -109,9 +116,7 @@ def record(
         "bytes": len(packed),
         "actor": Jsonb({"id": actor.id, "scopes": sorted(actor.scopes)}),
     }
-    with translated(), database.connection() as connection:
-        recorded = connection.execute(_RECORD, values).fetchone()
-    if recorded is None:
+    if database.read(lambda connection: connection.execute(_RECORD, values).fetchone()) is None:
         raise Conflict(
             f"idempotencyKey: {key!r} was already accepted with other rows, which wait to be published; "
             "send these rows under a key of their own",

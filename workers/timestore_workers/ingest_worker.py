@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -12,11 +13,12 @@ import structlog
 from timestore_core.errors import TimestoreError
 from timestore_core.ingest import journal
 from timestore_core.ingest.coalesce import Coalescer
+from timestore_core.ingest.isolation import Isolated
 from timestore_core.ingest.jobs import perform
 from timestore_core.ingest.sweep import sweep
 from timestore_core.queues import GiveUp, Handler, Job, RetryLater
 from timestore_core.runtime import Runtime
-from timestore_workers.worker import Metrics, serve_metrics, stop_on_signal, worker_runtime
+from timestore_workers.worker import Metrics, leave_what_still_runs, serve_metrics, stop_on_signal, worker_runtime
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +37,7 @@ def run_ingest_worker(metrics_port: int | None) -> None:
         settings = runtime.settings
         log.info("worker.started", queue=settings.ingest_queue_name, concurrency=settings.ingest_concurrency)
         runtime.queue.consume("ingest", handler, concurrency, stop)
+        leave_what_still_runs(metrics)
         sweeper.join(5)
         log.info("worker.stopped", queue=settings.ingest_queue_name)
 
@@ -42,8 +45,10 @@ def run_ingest_worker(metrics_port: int | None) -> None:
 def _handler(runtime: Runtime, metrics: Metrics) -> tuple[Handler, int]:
     settings = runtime.settings
     if settings.ingest_coalesce:
-        return _observed(Coalescer(runtime).perform, metrics), settings.ingest_coalesce_max_batches
-    return _observed(lambda job: perform(runtime, job), metrics), settings.ingest_concurrency
+        handler, concurrency = Coalescer(runtime).perform, settings.ingest_coalesce_max_batches
+    else:
+        handler, concurrency = partial(perform, runtime), settings.ingest_concurrency
+    return _observed(Isolated(runtime, handler).perform, metrics), concurrency
 
 
 def _observed(handler: Handler, metrics: Metrics) -> Handler:
@@ -53,7 +58,8 @@ def _observed(handler: Handler, metrics: Metrics) -> Handler:
         started = time.perf_counter()
         outcome = "failed"
         try:
-            result = handler(job)
+            with metrics.running.track_inprogress():
+                result = handler(job)
             outcome = "completed"
             return result
         except RetryLater:

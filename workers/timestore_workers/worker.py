@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,10 +31,20 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.jobs = Counter("timestore_jobs", "Jobs by how they ended", ["queue", "outcome"], registry=registry)
+        self.running = Gauge("timestore_jobs_running", "Jobs that run now", registry=registry)
         self.seconds = Histogram("timestore_job_seconds", "Time of a job", ["queue"], registry=registry)
         self.journal = Gauge("timestore_journal_batches", "Accepted batches", ["state"], registry=registry)
         self.journal_bytes = Gauge("timestore_journal_bytes", "Stored bytes that wait", registry=registry)
         self.requeued = Counter("timestore_requeued", "Batches queued again", registry=registry)
+
+
+def leave_what_still_runs(metrics: Metrics) -> None:
+    """End the process here where jobs have outlasted the limit: the queue has them back, and a thread has no end."""
+    running = metrics.registry.get_sample_value("timestore_jobs_running")
+    if running:
+        log.warning("worker.left_in_the_middle", jobs=int(running))
+        sys.stdout.flush()
+        os._exit(0)
 
 
 @contextmanager
