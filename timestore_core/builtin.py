@@ -1,4 +1,4 @@
-"""What the core itself gives through the same hooks as any plugin: the DuckDB format and the local engine."""
+"""What the core itself gives through the same hooks as any plugin: two file formats and the local engine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from timestore_core.hookspecs import hookimpl
 from timestore_core.partitions.duckdb_file import DuckDBFile
 from timestore_core.partitions.format import PartitionFormat
+from timestore_core.partitions.parquet_file import ParquetFile
 from timestore_core.query.engine import LocalEngine, QueryEngineFactory
 
 
 @hookimpl
 def timestore_partition_formats() -> Mapping[str, PartitionFormat]:
-    return {"duckdb": DuckDBFile()}
+    return {"duckdb": DuckDBFile(), "parquet": ParquetFile()}
 
 
 @hookimpl

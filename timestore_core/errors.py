@@ -84,6 +84,12 @@ class Conflict(TimestoreError):
     default_code = "conflict"
 
 
+class Gone(TimestoreError):
+    """The thing was there, and its time is over: an earlier version whose files are deleted."""
+
+    default_code = "gone"
+
+
 class PreconditionFailed(TimestoreError):
     """The thing was changed since the client read it (`If-Match`)."""
 

@@ -120,7 +120,7 @@ class _Giving:
 _GIVING = {
     "timestore_storage_drivers": _Giving("storage_kinds", "storage", StorageKind),
     "timestore_partition_formats": _Giving(
-        "partition_formats", "format", attributes=("extension", "write", "attach", "detach", "relation")
+        "partition_formats", "format", attributes=("extension", "write", "copy", "attach", "detach", "relation")
     ),
     "timestore_aggregations": _Giving("aggregations", "aggregation", Aggregation),
     "timestore_queues": _Giving("queues", "queue", attributes=("__call__",)),

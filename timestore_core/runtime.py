@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import structlog
 
 from timestore_core.catalog.database import Database
 from timestore_core.catalog.datasets import ensure_default_target, find_storage_target
+from timestore_core.catalog.identity import Identity, next_epoch, read_identity
+from timestore_core.catalog.ownership import claim
 from timestore_core.catalog.snapshots import SnapshotCache
 from timestore_core.engine.instance import Engine, EngineLimits
-from timestore_core.errors import ConfigurationError, NotFound, Unavailable
-from timestore_core.model import Dataset, StorageTarget
+from timestore_core.errors import ConfigurationError, NotFound, TimestoreError, Unavailable
+from timestore_core.model import Dataset, Partition, StorageTarget
 from timestore_core.plugins import PluginHost
 from timestore_core.query.engine import EngineParts, QueryEngine
 from timestore_core.queues import Queue
 from timestore_core.settings import MIB, Settings
 from timestore_core.storage import StorageDriver
+
+log = structlog.get_logger(__name__)
 
 ENGINE = "duckdb"
 # Other processes change targets too: what is known of one is read again after this.
@@ -35,6 +41,8 @@ class Targets:
         self._default: StorageTarget | None = None
         self._known: dict[str, tuple[StorageTarget, float]] = {}
         self._drivers: dict[tuple[str, str], StorageDriver] = {}
+        self._owned: set[tuple[str, str]] = set()
+        self._identity: Identity | None = None
 
     @property
     def default(self) -> StorageTarget:
@@ -78,6 +86,30 @@ class Targets:
                     raise Unavailable(f"the storage target {target.name} cannot be opened: {error}") from error
             return self._drivers[key]
 
+    def owned_driver(self, target: StorageTarget) -> StorageDriver:
+        """The driver of a target that is about to be written: this catalog's marker is there.
+
+        Raises Unavailable where the target cannot be opened or written.
+        """
+        driver = self.driver(target)
+        key = (target.id, target.updated_at.isoformat())
+        if key not in self._owned:
+            identity = self._identity or read_identity(self._database)
+            try:
+                self._identity = claim(driver, identity, self._database)
+            except OSError as error:
+                raise Unavailable(f"the storage target {target.name} cannot be written") from error
+            self._owned.add(key)
+        return driver
+
+    def begin_epoch(self, target: StorageTarget) -> Identity:
+        """A new epoch of this catalog, marked in the target too. Raises Unavailable where it cannot be written."""
+        try:
+            self._identity = claim(self.driver(target), next_epoch(self._database), self._database)
+        except OSError as error:
+            raise Unavailable(f"the storage target {target.name} cannot be written") from error
+        return self._identity
+
 
 class Runtime:
     """One process's service: settings, plugins, catalog, storage and engines. Made after a fork."""
@@ -88,13 +120,23 @@ class Runtime:
         self.database = Database(settings)
         self.database.open()
         self.targets = Targets(settings, self.database, plugins)
-        self.snapshots = SnapshotCache(self.database)
+        self.snapshots = SnapshotCache(self.database, self._let_go)
         self.queue = _queue(settings, plugins)
         self.writing = Engine("write", _limits(settings, threads=1, memory_bytes=512 * MIB, max_attached=64))
+        self.rewriting = Engine(
+            "rewrite",
+            _limits(
+                settings,
+                threads=settings.lifecycle_threads,
+                memory_bytes=settings.lifecycle_memory_bytes,
+                max_attached=settings.lifecycle_compaction_max_partitions,
+            ),
+        )
         self.engine = self._query_engine()
         self._closers: list[Callable[[], None]] = [
             self.queue.close,
             self.engine.close,
+            self.rewriting.close,
             self.writing.close,
             self.database.close,
         ]
@@ -103,6 +145,17 @@ class Runtime:
         """Give back connections, engines and spilled files."""
         for close in self._closers:
             close()
+
+    def _let_go(self, partitions: Sequence[Partition]) -> None:
+        """Files that left a snapshot are soon deleted: kept open they would go on filling the disk."""
+        locations = []
+        for partition in partitions:
+            try:
+                driver = self.targets.driver(self.targets.get(partition.storage_target_id))
+                locations.append(driver.location(partition.file_path))
+            except (TimestoreError, OSError):
+                continue
+        self.engine.forget(locations)
 
     def _query_engine(self) -> QueryEngine:
         settings = self.settings
@@ -127,11 +180,16 @@ class Runtime:
 
 
 def prepare_catalog(settings: Settings, plugins: PluginHost) -> None:
-    """Make the default storage target, so that operators find it before the first batch."""
+    """Make the default storage target, so that operators find it before the first batch, and mark it as ours."""
     database = Database(settings)
     database.open()
     try:
-        _ = Targets(settings, database, plugins).default
+        targets = Targets(settings, database, plugins)
+        try:
+            targets.begin_epoch(targets.default)
+        except Unavailable as error:
+            # A storage that is away for now is no reason not to start: readiness says so.
+            log.warning("storage.unmarked", reason=error.message)
     finally:
         database.close()
 

@@ -156,6 +156,28 @@ class Settings(BaseSettings):
         "TIMESTORE_LIFECYCLE_CONCURRENCY", default=1, help="datasets that a lifecycle worker maintains at a time"
     )
 
+    lifecycle_memory_bytes: Positive = _env(
+        "TIMESTORE_LIFECYCLE_MEMORY_BYTES", default=512 * MIB, help="memory of the engine that rewrites partitions"
+    )
+    lifecycle_threads: Positive = _env(
+        "TIMESTORE_LIFECYCLE_THREADS", default=max(1, _cpu_count() // 2), help="threads of the engine that rewrites"
+    )
+    lifecycle_compaction_small_bytes: Positive = _env(
+        "TIMESTORE_LIFECYCLE_COMPACTION_SMALL_BYTES",
+        default=20 * MIB,
+        help="partitions below this are gathered into larger ones",
+    )
+    lifecycle_compaction_target_bytes: Positive = _env(
+        "TIMESTORE_LIFECYCLE_COMPACTION_TARGET_BYTES", default=200 * MIB, help="size that is gathered at most"
+    )
+    lifecycle_compaction_max_partitions: Annotated[int, Field(ge=2)] = _env(
+        "TIMESTORE_LIFECYCLE_COMPACTION_MAX_PARTITIONS", default=16, help="partitions that one file takes at a time"
+    )
+    lifecycle_compaction_fan_out: Annotated[int, Field(ge=2)] = _env(
+        "TIMESTORE_LIFECYCLE_COMPACTION_FAN_OUT",
+        default=4,
+        help="compacted partitions are gathered again once that many times the rows of the largest are there",
+    )
     lifecycle_retention_max_age_hours: Positive = _env(
         "TIMESTORE_LIFECYCLE_RETENTION_MAX_AGE_HOURS", default=720, help="default retention by age"
     )
@@ -165,7 +187,31 @@ class Settings(BaseSettings):
     lifecycle_retention_delete_grace_minutes: NotNegative = _env(
         "TIMESTORE_LIFECYCLE_RETENTION_DELETE_GRACE_MINUTES",
         default=5,
-        help="what was removed can be taken back for this long",
+        help="what was removed can be taken back for this long; its files go after it",
+    )
+    lifecycle_retention_max_share_percent: Annotated[int, Field(ge=1, le=100)] = _env(
+        "TIMESTORE_LIFECYCLE_RETENTION_MAX_SHARE_PERCENT",
+        default=50,
+        help="share of a dataset's rows that one scheduled run may remove; a run that is asked for may remove all",
+    )
+    lifecycle_exports_enabled: bool = _env(
+        "TIMESTORE_LIFECYCLE_EXPORTS_ENABLED", default=True, help="whether datasets are exported as Parquet"
+    )
+    lifecycle_export_prefix: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+    ] = _env("TIMESTORE_LIFECYCLE_EXPORT_PREFIX", default="exports", help="where exports stand below a target's root")
+    lifecycle_export_min_interval_hours: NotNegative = _env(
+        "TIMESTORE_LIFECYCLE_EXPORT_MIN_INTERVAL_HOURS", default=24, help="time between two exports of a dataset"
+    )
+    lifecycle_orphan_age_minutes: Annotated[int, Field(ge=10)] = _env(
+        "TIMESTORE_LIFECYCLE_ORPHAN_AGE_MINUTES",
+        default=360,
+        help="a file that no version names is a crash's leftover when it is older than this",
+    )
+    snapshot_retention_hours: NotNegative | None = _env(
+        "TIMESTORE_SNAPSHOT_RETENTION_HOURS",
+        default=None,
+        help="how long earlier versions stay readable; unset: for the grace period, and their history for a day",
     )
 
     # Storage

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +17,11 @@ from timestore_core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as the store reports it: its key and its size in bytes."""
+    """A file as the store reports it: its key, its size in bytes, and when it was put there."""
 
     key: str
     size_bytes: int
+    modified_at: datetime | None = None
 
 
 class StorageDriver(Protocol):
@@ -38,6 +40,9 @@ class StorageDriver(Protocol):
         where the key is taken.
         """
 
+    def fetch(self, key: str, destination: Path) -> None:
+        """Copy the stored file to a local path that does not exist yet. FileNotFoundError where there is none."""
+
     def location(self, key: str) -> str:
         """The path or URL under which DuckDB opens the file in place."""
 
@@ -51,7 +56,7 @@ class StorageDriver(Protocol):
         """Remove the file; no error where there is none."""
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        """Every file below the prefix; raises when the listing cannot be completed."""
+        """Every file below the prefix, a whole path segment or several; raises when the listing is not complete."""
 
     def check(self) -> None:
         """Raise OSError unless the target can be read and written now."""

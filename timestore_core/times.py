@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -13,6 +14,11 @@ _ISO = re.compile(
     r"(?:[T ](?P<clock>\d{2}:\d{2}(?::\d{2})?)(?:[.,](?P<fraction>\d{1,9}))?(?P<zone>Z|z|[+-]\d{2}(?::?\d{2})?)?)?",
     re.ASCII,
 )
+
+
+def running_s() -> float:
+    """Seconds of a clock that nobody sets, and that goes on while the process is stopped or the host sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def parse_time_us(text: str) -> int:

@@ -15,7 +15,6 @@ from timestore_http.admin.datasets import (
     DatasetResource,
     DatasetsResource,
     DatasetTargetResource,
-    RestoreResource,
     RetentionResource,
 )
 from timestore_http.admin.history import (
@@ -26,7 +25,19 @@ from timestore_http.admin.history import (
     PartitionsResource,
     SchemasResource,
 )
+from timestore_http.admin.lifecycle import (
+    LifecycleRescheduleResource,
+    LifecycleRunResource,
+    LifecycleStatusResource,
+)
 from timestore_http.admin.targets import TargetResource, TargetsResource
+from timestore_http.admin.versions import (
+    ChangesResource,
+    DeleteRowsResource,
+    PinResource,
+    PinsResource,
+    RestoreResource,
+)
 from timestore_http.docs import DocsAssetResource, DocsResource
 from timestore_http.health import HealthResource, ReadyResource
 from timestore_http.ingest import IngestResource
@@ -73,6 +84,13 @@ def _admin_routes(runtime: Runtime) -> dict[str, AdminResource]:
         f"{dataset}/partitions": PartitionsResource(runtime),
         f"{dataset}/schemas": SchemasResource(runtime),
         f"{dataset}/audit": DatasetAuditResource(runtime),
+        f"{dataset}/pins": PinsResource(runtime),
+        f"{dataset}/pins/{{name}}": PinResource(runtime),
+        f"{dataset}/changes": ChangesResource(runtime),
+        f"{dataset}/delete-rows": DeleteRowsResource(runtime),
+        "/admin/lifecycle/run": LifecycleRunResource(runtime),
+        "/admin/lifecycle/status": LifecycleStatusResource(runtime),
+        "/admin/lifecycle/reschedule": LifecycleRescheduleResource(runtime),
         "/admin/audit": AuditResource(runtime),
         "/admin/storage-targets": TargetsResource(runtime),
         "/admin/storage-targets/{target_id}": TargetResource(runtime),

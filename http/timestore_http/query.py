@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import select
-import socket
-from collections.abc import Callable
-
 import falcon
 
-from timestore_core.catalog.snapshots import read_head
-from timestore_core.errors import NotFound
-from timestore_core.query.request import parse_query
+from timestore_core.catalog.snapshots import Head, read_head
+from timestore_core.errors import Gone, NotFound, PartitionUnreadable
+from timestore_core.query.request import QueryRequest, parse_query
 from timestore_core.query.service import answer, entity_tag
 from timestore_core.runtime import Runtime
 from timestore_http.access import identify, require
 from timestore_http.body import read_body
+from timestore_http.client import gone
 from timestore_http.media import require_json
 
 
@@ -35,30 +32,22 @@ class QueryResource:
         require_json(req)
         body = read_body(req, runtime.settings.query_max_body_bytes, "TIMESTORE_QUERY_MAX_BODY_BYTES")
         request = parse_query(body, runtime.plugins.aggregations, runtime.settings)
+        try:
+            self._answer(req, resp, head, request)
+        except (PartitionUnreadable, Gone):
+            # A version that was replaced while it was read may have lost its files by now: the next one has the rows.
+            newer = read_head(runtime.database, slug)
+            if newer is None or newer.version == head.version:
+                raise
+            self._answer(req, resp, newer, request)
+
+    def _answer(self, req: falcon.Request, resp: falcon.Response, head: Head, request: QueryRequest) -> None:
         tag = entity_tag(head, request)
         resp.set_header("ETag", tag)
         resp.set_header("X-Timestore-Version", str(head.version))
         if tag in (req.get_header("If-None-Match") or ""):
             resp.status = falcon.HTTP_304
             return
-        result = answer(runtime, head, request, _gone(req))
+        result = answer(self._runtime, head, request, gone(req))
         req.context.log |= {"rows": result.rows, "partitions": result.partitions, "version": head.version}
         resp.data = result.body
-
-
-def _gone(req: falcon.Request) -> Callable[[], bool] | None:
-    """Tells whether the client has closed its connection, where the server lends its socket."""
-    connection = req.env.get("gunicorn.socket")
-    if not isinstance(connection, socket.socket):
-        return None
-
-    def is_gone() -> bool:
-        try:
-            readable, _, _ = select.select([connection], [], [], 0)
-            return bool(readable) and connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
-        except (OSError, ValueError):
-            return True
-
-    return is_gone

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,6 +38,9 @@ class LocalDriver:
             raise OSError(f"{key}: the file is not there after it was stored")
         return found
 
+    def fetch(self, key: str, destination: Path) -> None:
+        shutil.copyfile(self._path(key), destination)
+
     def location(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):
             raise OSError(f"{key!r}: leads outside the storage root")
@@ -46,15 +51,18 @@ class LocalDriver:
 
     def stat(self, key: str) -> StoredFile | None:
         try:
-            return StoredFile(key, self._path(key).stat().st_size)
+            found = self._path(key).stat()
         except FileNotFoundError:
             return None
+        return StoredFile(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         start = self._path(prefix) if prefix else self._root
+        if prefix and not start.exists():
+            return
         for directory, names, files in os.walk(start, onerror=_raise):
             if Path(directory) == self._root and _STAGING in names:
                 names.remove(_STAGING)

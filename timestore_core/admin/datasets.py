@@ -15,7 +15,7 @@ from timestore_core.admin.paging import decode_cursor, encode_cursor
 from timestore_core.catalog.audit import about, write_audit
 from timestore_core.catalog.database import Connection, Row, translated
 from timestore_core.catalog.records import dataset_json, dataset_of
-from timestore_core.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed, Problem
+from timestore_core.errors import Conflict, Gone, InvalidRequest, NotFound, PreconditionFailed, Problem
 from timestore_core.ingest.envelope import check_slug
 from timestore_core.model import Actor, Dataset, StorageTarget, new_id
 from timestore_core.names import name_problem
@@ -112,6 +112,11 @@ SELECT * FROM datasets WHERE (id = %(key)s OR deleted_slug = %(key)s) AND delete
 ORDER BY deleted_at DESC LIMIT 1 FOR UPDATE
 """
 
+_BEING_COLLECTED = """
+SELECT 1 FROM dataset_partitions
+WHERE dataset_id = %s AND collecting AND added_version IS NOT NULL AND removed_version IS NULL LIMIT 1
+"""
+
 _RESTORE = """
 UPDATE datasets SET slug = deleted_slug, deleted_at = NULL, deleted_slug = NULL, updated_at = clock_timestamp()
 WHERE id = %(id)s AND NOT EXISTS (SELECT 1 FROM datasets other WHERE other.slug = datasets.deleted_slug) RETURNING *
@@ -128,6 +133,14 @@ def find(runtime: Runtime, key: str) -> Dataset:
     if row is None:
         raise NotFound(f"dataset {key} not found")
     return dataset_of(row)
+
+
+def id_of(runtime: Runtime, key: str) -> str:
+    """The id of the dataset of this id or slug; the key itself where there is none, or not any more."""
+    try:
+        return find(runtime, key).id
+    except NotFound:
+        return key
 
 
 def list_page(runtime: Runtime, *, limit: int, cursor: str | None, status: str, search: str | None) -> Page:
@@ -254,6 +267,8 @@ def restore(runtime: Runtime, key: str, actor: Actor) -> Dataset:
         row = None if "\0" in key else connection.execute(_LOCK_DELETED, {"key": key}).fetchone()
         if row is None:
             raise NotFound(f"deleted dataset {key} not found")
+        if connection.execute(_BEING_COLLECTED, [row["id"]]).fetchone() is not None:
+            raise Gone(f"the files of {row['deleted_slug']} are deleted already: its grace period is over")
         restored = connection.execute(_RESTORE, {"id": row["id"]}).fetchone()
         if restored is None:
             raise Conflict(f"the slug {row['deleted_slug']} belongs to another dataset by now", code="slug_taken")

@@ -8,6 +8,7 @@ from typing import Any
 
 from timestore_core.admin import datasets
 from timestore_core.admin.paging import decode_cursor, encode_cursor
+from timestore_core.catalog.audit import audit_json
 from timestore_core.catalog.database import Connection, Row
 from timestore_core.catalog.records import manifest_json, manifest_of, partition_json, partition_of
 from timestore_core.errors import InvalidRequest, NotFound
@@ -176,18 +177,7 @@ def audit(
     next_cursor = (
         None if last is None else encode_cursor({"createdAt": format_time(last["created_at"]), "id": last["id"]})
     )
-    return {"events": [_event_json(row) for row in shown], "nextCursor": next_cursor}
-
-
-def _event_json(row: Row) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "datasetId": row["dataset_id"],
-        "manifestId": row["manifest_id"],
-        "eventType": row["event_type"],
-        "payload": row["payload"],
-        "createdAt": format_time(row["created_at"]),
-    }
+    return {"events": [audit_json(row) for row in shown], "nextCursor": next_cursor}
 
 
 def _versions(

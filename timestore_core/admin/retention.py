@@ -12,6 +12,7 @@ from timestore_core.admin import datasets
 from timestore_core.catalog.audit import about, write_audit
 from timestore_core.catalog.database import translated
 from timestore_core.errors import InvalidRequest
+from timestore_core.lifecycle.policy import READ_POLICY, default_policy
 from timestore_core.model import Actor
 from timestore_core.runtime import Runtime
 from timestore_core.times import format_time
@@ -36,8 +37,6 @@ class WirePolicy(msgspec.Struct, frozen=True, rename="camel"):
     metadata: dict[str, Any] | None = None
 
 
-_READ = "SELECT policy, updated_at FROM dataset_retention_policies WHERE dataset_id = %s"
-
 _WRITE = """
 INSERT INTO dataset_retention_policies (dataset_id, policy) VALUES (%(dataset)s, %(policy)s)
 ON CONFLICT (dataset_id) DO UPDATE SET policy = excluded.policy, updated_at = now() RETURNING policy, updated_at
@@ -47,8 +46,8 @@ ON CONFLICT (dataset_id) DO UPDATE SET policy = excluded.policy, updated_at = no
 def read(runtime: Runtime, key: str) -> dict[str, Any]:
     """The dataset's policy, what is in force, and the default."""
     dataset = datasets.find(runtime, key)
-    row = runtime.database.read(lambda connection: connection.execute(_READ, [dataset.id]).fetchone())
-    default = default_policy(runtime)
+    row = runtime.database.read(lambda connection: connection.execute(READ_POLICY, [dataset.id]).fetchone())
+    default = default_policy(runtime.settings)
     policy = None if row is None else row["policy"]
     return {
         "datasetId": dataset.id,
@@ -79,17 +78,4 @@ def write(runtime: Runtime, key: str, body: bytes, actor: Actor) -> dict[str, An
         "policy": row["policy"],
         "updatedAt": format_time(row["updated_at"]),
         "effectivePolicy": row["policy"],
-    }
-
-
-def default_policy(runtime: Runtime) -> dict[str, Any]:
-    """What is in force for a dataset that has no policy of its own."""
-    settings = runtime.settings
-    return {
-        "mode": "hybrid",
-        "rules": {
-            "maxAgeHours": settings.lifecycle_retention_max_age_hours,
-            "maxTotalBytes": settings.lifecycle_retention_max_total_bytes,
-        },
-        "deleteGraceMinutes": settings.lifecycle_retention_delete_grace_minutes,
     }

@@ -27,9 +27,16 @@ class ClaimTakenError(Exception):
     """One of several batches in the attempt was published by somebody else meanwhile: write the others anew."""
 
 
+class StaleFileError(Exception):
+    """The file is so old that it may be collected before it is published: write it anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A written file that wants to become part of its dataset: one batch, or several that were put together."""
+    """A written file that wants to become part of its dataset: one batch, or several that were put together.
+
+    It is published before `publish_before_s` (of `times.running_s`) or not at all.
+    """
 
     partition_id: str
     slug: str
@@ -48,6 +55,7 @@ class Attempt:
     statistics: Mapping[str, ColumnStatistics]
     claims: tuple[Claim, ...]
     actor_id: str | None
+    publish_before_s: float
 
 
 @dataclass(frozen=True, slots=True)

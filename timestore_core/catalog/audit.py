@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import psycopg
 from psycopg.types.json import Jsonb
 
-from timestore_core.catalog.database import Connection
+from timestore_core.catalog.database import Connection, Row
 from timestore_core.model import Actor, Dataset, new_id
+from timestore_core.times import format_time
 
 _INSERT = """
 INSERT INTO lifecycle_audit_log (id, dataset_id, manifest_id, event_type, payload)
 VALUES (%(id)s, %(dataset)s, %(manifest)s, %(event)s, %(payload)s)
+RETURNING *
 """
 
 
@@ -23,8 +26,8 @@ def write_audit(
     *,
     dataset_id: str | None = None,
     manifest_id: str | None = None,
-) -> None:
-    """Write the event down on the connection of the change. The payload holds no secret."""
+) -> psycopg.Cursor[Row]:
+    """Write the event down on the connection of the change; the cursor has its row. The payload holds no secret."""
     values = {
         "id": new_id("la"),
         "dataset": dataset_id,
@@ -32,7 +35,7 @@ def write_audit(
         "event": event,
         "payload": Jsonb(dict(payload)),
     }
-    connection.execute(_INSERT, values)
+    return connection.execute(_INSERT, values)
 
 
 def about(dataset: Dataset, actor: Actor) -> dict[str, Any]:
@@ -43,3 +46,15 @@ def about(dataset: Dataset, actor: Actor) -> dict[str, Any]:
 def actor_json(actor: Actor) -> dict[str, Any] | None:
     """Who did it, as the log keeps it; None where nobody was named."""
     return None if actor.id is None else {"id": actor.id, "scopes": sorted(actor.scopes)}
+
+
+def audit_json(row: Row) -> dict[str, Any]:
+    """A line of the log as clients see it."""
+    return {
+        "id": row["id"],
+        "datasetId": row["dataset_id"],
+        "manifestId": row["manifest_id"],
+        "eventType": row["event_type"],
+        "payload": row["payload"],
+        "createdAt": format_time(row["created_at"]),
+    }

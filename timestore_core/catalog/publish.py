@@ -8,7 +8,7 @@ from __future__ import annotations
 import stamina
 from psycopg.types.json import Jsonb
 
-from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published
+from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published, StaleFileError
 from timestore_core.catalog.audit import write_audit
 from timestore_core.catalog.database import Connection, Database, Row, lost_connection, translated
 from timestore_core.catalog.records import dataset_of, manifest_of, partition_of
@@ -16,6 +16,7 @@ from timestore_core.catalog.schemas import EXACT_INTEGER, Merged, merge_schemas
 from timestore_core.catalog.snapshot_rows import CREATED_BY, forget_journalled, insert_snapshot
 from timestore_core.errors import Conflict, Unavailable
 from timestore_core.model import Dataset, Schema, new_id
+from timestore_core.times import running_s
 
 _TRIES = 4
 _TRY_FOR_S = 8.0
@@ -58,7 +59,8 @@ def publish(database: Database, attempt: Attempt) -> Published:
     """Make the attempt's file part of its dataset, or answer with the batch that has its key already.
 
     Raises Conflict when a key was used for other rows or the schema does not fit, and ClaimTakenError when one of
-    several claims was published before: nothing was published and nothing will be. Raises Unavailable when
+    several claims was published before, StaleFileError when the file has become too old: nothing was published and
+    nothing will be. Raises Unavailable when
     PostgreSQL stayed away: whether the last try was committed is then unknown, and the file must stay.
     """
     for trial in stamina.retry_context(
@@ -104,6 +106,8 @@ def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Pub
             forget_journalled(connection, attempt.claims)
             return replay
     require_active(dataset)
+    if running_s() > attempt.publish_before_s:
+        raise StaleFileError
     head = connection.execute(_HEAD, [dataset.id]).fetchone()
     merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
     _check_widening(connection, dataset, merged)
@@ -157,6 +161,9 @@ def _replay(connection: Connection, dataset: Dataset, claim: Claim) -> Published
 
 def _as_first_answered(connection: Connection, dataset: Dataset, manifest_id: str, *, replayed: bool) -> Published:
     row = connection.execute(_MANIFEST, [manifest_id]).fetchone()
+    if row is None:
+        # The key outlives its manifest: the batch counts once for ever, and what is current answers for it.
+        row = connection.execute(_HEAD, [dataset.id]).fetchone()
     if row is None:
         raise Conflict(
             "idempotencyKey: this batch was published, and its manifest has since expired",

@@ -87,7 +87,7 @@ def partition_of(row: Row, fallback_schema: Schema) -> Partition:
         metadata=row["metadata"],
         created_at=row["created_at"],
         schema=fallback_schema if columns is None else _schema_of(columns),
-        statistics={} if columns is None else {one["name"]: ColumnStatistics.from_json(one) for one in columns},
+        statistics={one["name"]: ColumnStatistics.from_json(one) for one in columns or () if "nulls" in one},
     )
 
 

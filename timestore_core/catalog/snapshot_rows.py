@@ -22,9 +22,9 @@ SELECT %(id)s, %(dataset)s, coalesce(max(version), 0) + 1, %(description)s, %(sc
 FROM dataset_schema_versions WHERE dataset_id = %(dataset)s
 """
 
-_SUPERSEDE = "UPDATE dataset_manifests SET status = 'superseded', updated_at = now() WHERE id = %s"
+SUPERSEDE = "UPDATE dataset_manifests SET status = 'superseded', updated_at = now() WHERE id = %s"
 
-_INSERT_MANIFEST = """
+INSERT_MANIFEST = """
 INSERT INTO dataset_manifests (id, dataset_id, version, status, schema_version_id, parent_manifest_id, summary,
     statistics, metadata, partition_count, total_rows, total_bytes, created_by, published_at)
 VALUES (%(id)s, %(dataset)s, %(version)s, 'published', %(schema_version)s, %(parent)s, %(summary)s,
@@ -32,7 +32,7 @@ VALUES (%(id)s, %(dataset)s, %(version)s, 'published', %(schema_version)s, %(par
 RETURNING *
 """
 
-_INSERT_PARTITION = """
+INSERT_PARTITION = """
 INSERT INTO dataset_partitions (id, dataset_id, manifest_id, partition_key, storage_target_id, file_format, file_path,
     file_size_bytes, row_count, start_time, end_time, checksum, metadata, added_version, columns)
 VALUES (%(id)s, %(dataset)s, %(manifest)s, %(key)s, %(target)s, %(format)s, %(path)s,
@@ -47,7 +47,7 @@ VALUES (%(id)s, %(dataset)s, %(key)s, %(manifest)s, %(hash)s, %(job)s)
 
 _FORGET_JOURNALLED = "DELETE FROM ingest_journal WHERE id = ANY(%s)"
 
-_ADVANCE_DATASET = """
+ADVANCE_DATASET = """
 UPDATE datasets SET current_version = %(version)s, updated_at = now() WHERE id = %(dataset)s RETURNING *
 """
 
@@ -62,17 +62,17 @@ def insert_snapshot(
         if schema_version_id is None or head is None or Schema.from_json(head["schema"] or {}) != schema:
             schema_version_id = _insert_schema(connection, dataset, schema)
         if head is not None:
-            connection.execute(_SUPERSEDE, [head["id"]])
+            connection.execute(SUPERSEDE, [head["id"]])
         values = _manifest_values(attempt, dataset, manifest_id, version, schema_version_id, head)
-        manifest = connection.execute(_INSERT_MANIFEST, values)
-        partition = connection.execute(_INSERT_PARTITION, _partition_values(attempt, dataset, manifest_id, version))
+        manifest = connection.execute(INSERT_MANIFEST, values)
+        partition = connection.execute(INSERT_PARTITION, _partition_values(attempt, dataset, manifest_id, version))
         for claim in attempt.claims:
             if claim.idempotency_key is not None:
                 connection.execute(_INSERT_BATCH, _batch_values(claim, dataset, manifest_id))
         forget_journalled(connection, attempt.claims)
         payload = _audit_payload(attempt, version)
         write_audit(connection, "ingest.published", payload, dataset_id=dataset.id, manifest_id=manifest_id)
-        advanced = connection.execute(_ADVANCE_DATASET, {"version": version, "dataset": dataset.id})
+        advanced = connection.execute(ADVANCE_DATASET, {"version": version, "dataset": dataset.id})
     added = (partition_of(_only(partition), schema),)
     return Published(dataset_of(_only(advanced)), manifest_of(_only(manifest)), added, replayed=False)
 
@@ -116,12 +116,18 @@ def _manifest_values(
         "parent": head["id"] if head else None,
         "summary": Jsonb({"tableName": attempt.table_name, "batchRowCount": attempt.row_count}),
         "statistics": Jsonb(_statistics(attempt, head)),
-        "metadata": Jsonb({"tableName": attempt.table_name, "storageTargetId": attempt.target.id}),
+        "metadata": Jsonb({**_inherited(head), "tableName": attempt.table_name, "storageTargetId": attempt.target.id}),
         "partition_count": (head["partition_count"] if head else 0) + 1,
         "total_rows": (head["total_rows"] if head else 0) + attempt.row_count,
         "total_bytes": (head["total_bytes"] if head else 0) + attempt.file_size_bytes,
         "created_by": CREATED_BY,
     }
+
+
+def _inherited(head: Row | None) -> dict[str, Any]:
+    """What maintenance remembers of a dataset, such as its last exports, goes from snapshot to snapshot."""
+    lifecycle = head["metadata"].get("lifecycle") if head else None
+    return {"lifecycle": lifecycle} if lifecycle else {}
 
 
 def _batch_values(claim: Claim, dataset: Dataset, manifest_id: str) -> dict[str, Any]:

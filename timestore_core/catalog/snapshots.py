@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from timestore_core.catalog.database import Connection, Database
 from timestore_core.catalog.records import dataset_of, partition_of
+from timestore_core.errors import Gone
 from timestore_core.model import Dataset, Partition, Schema
 
 _HEAD = """
@@ -29,6 +31,8 @@ LEFT JOIN dataset_schema_versions s ON s.id = m.schema_version_id
 WHERE p.dataset_id = %(dataset)s AND p.added_version > %(since)s AND p.added_version <= %(version)s
     AND (p.removed_version IS NULL OR p.removed_version > %(version)s)
 """
+
+_READABLE_FROM = "SELECT readable_from FROM datasets WHERE id = %s"
 
 _REMOVED = """
 SELECT id FROM dataset_partitions
@@ -58,36 +62,54 @@ def read_head(database: Database, slug: str) -> Head | None:
 
 
 class SnapshotCache:
-    """The partitions of recent versions, bounded by their number over all datasets. Thread-safe."""
+    """The partitions of recent versions, bounded by their number over all datasets. Thread-safe.
 
-    def __init__(self, database: Database, max_partitions: int = 200_000) -> None:
+    `removed` is told of the partitions that a newer version turned out not to have.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        removed: Callable[[Sequence[Partition]], None] = lambda _: None,
+        max_partitions: int = 200_000,
+    ) -> None:
         self._database = database
+        self._removed = removed
         self._max_partitions = max_partitions
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[int, dict[str, Partition]]] = OrderedDict()
 
     def partitions(self, head: Head) -> tuple[Partition, ...]:
-        """The partitions of the head's version."""
+        """The partitions of the head's version. Raises Gone when it was collected meanwhile: a newer one is there."""
         with self._lock:
             since, known = self._known.get(head.dataset.id, (0, {}))
             if since > head.version:
                 since, known = 0, {}
         if since < head.version:
-            known = self._read(head, since, known)
+            before, known = known, self._read(head, since, known)
             self._keep(head, known)
+            gone = [one for key, one in before.items() if key not in known]
+            if gone:
+                self._removed(gone)
         return tuple(known.values())
 
     def _read(self, head: Head, since: int, known: dict[str, Partition]) -> dict[str, Partition]:
-        values = {"dataset": head.dataset.id, "since": since, "version": head.version}
-
-        def work(connection: Connection) -> dict[str, Partition]:
+        def work(connection: Connection) -> dict[str, Partition] | None:
+            values = {"dataset": head.dataset.id, "since": since, "version": head.version}
             gone = {row["id"] for row in connection.execute(_REMOVED, values)} if known else set()
             kept = {key: value for key, value in known.items() if key not in gone}
             for row in connection.execute(_ADDED, values):
                 kept[row["id"]] = partition_of(row, Schema.from_json(row["schema"] or {}))
-            return kept
+            # Rows of collected partitions are deleted after this number has grown: read last, it says whether one
+            # of them is missing above.
+            last = connection.execute(_READABLE_FROM, [head.dataset.id]).fetchone()
+            readable_from = last["readable_from"] if last is not None else 0
+            if head.version < readable_from:
+                raise Gone(f"version {head.version} of {head.dataset.slug} is not whole any more")
+            return None if known and since < readable_from else kept
 
-        return self._database.read(work)
+        found = self._database.read(work)
+        return self._read(head, 0, {}) if found is None else found
 
     def _keep(self, head: Head, partitions: dict[str, Partition]) -> None:
         with self._lock:

@@ -8,32 +8,21 @@ published     the batch is visible, exactly once
 
 from __future__ import annotations
 
-import errno
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import structlog
 
 from timestore_core.catalog import publish as catalog
-from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published
-from timestore_core.errors import InsufficientStorage, Unavailable
+from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published, StaleFileError
+from timestore_core.errors import Unavailable
 from timestore_core.ingest.envelope import Envelope, parse_batch
 from timestore_core.ingest.rows import content_hash, rows_to_table
-from timestore_core.model import Actor, Dataset, StorageTarget, new_id
+from timestore_core.model import Actor, Dataset, StorageTarget
 from timestore_core.partitions.format import WrittenFile
-from timestore_core.partitions.paths import partition_key_path
+from timestore_core.partitions.stored import Place, StoredPartition, discard, store_partition
 from timestore_core.runtime import Runtime
-from timestore_core.storage import StorageDriver
 from timestore_core.times import from_us
-
-log = structlog.get_logger(__name__)
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_HASH_CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +52,6 @@ class Ingested:
     published: Published
     target: StorageTarget
     rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A file under its final key."""
-
-    partition_id: str
-    format: str
-    key: str
-    size_bytes: int
-    checksum: str
-    written: WrittenFile
 
 
 def decode_batch(runtime: Runtime, slug: str, body: bytes, header_key: str | None) -> Batch:
@@ -110,11 +87,10 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
         return Ingested(replay, _target_of(runtime, replay, target), work.rows.num_rows)
     if dataset is not None:
         catalog.require_active(dataset)
-    driver = runtime.targets.driver(target)
-    format_name = dataset.write_format if dataset is not None else "duckdb"
-    with _storage_errors(target):
-        stored = _store_file(runtime, driver, work, format_name)
-    published = _publish(runtime, driver, work, target, stored)
+    try:
+        published = _publish(runtime, work, _store(runtime, work, target, dataset))
+    except StaleFileError:
+        published = _publish(runtime, work, _store(runtime, work, target, dataset))
     if not published.replayed:
         runtime.plugins.observe("timestore_published", dataset=published.dataset, manifest=published.manifest)
     return Ingested(published, _target_of(runtime, published, target), work.rows.num_rows)
@@ -133,33 +109,28 @@ def _replay(runtime: Runtime, work: Work, dataset: Dataset | None) -> Published 
     return None
 
 
-def _store_file(runtime: Runtime, driver: StorageDriver, work: Work, format_name: str) -> _Stored:
+def _store(runtime: Runtime, work: Work, target: StorageTarget, dataset: Dataset | None) -> StoredPartition:
     """Write, verify and checksum the file, then put it under a key that no other attempt can have."""
-    partition_id = new_id("part")
-    format_ = runtime.plugins.partition_format(format_name)
     envelope = work.envelope
-    key = partition_key_path(work.slug, envelope.partition_key, partition_id, format_.extension)
-    staged = driver.staging_dir() / f"{partition_id}.{format_.extension}"
-    try:
-        written = format_.write(runtime.writing, staged, envelope.table_name, envelope.schema, work.rows)
+    format_name = dataset.write_format if dataset is not None else "duckdb"
+    format_ = runtime.plugins.partition_format(format_name)
+
+    def write(path: Path) -> WrittenFile:
+        written = format_.write(runtime.writing, path, envelope.table_name, envelope.schema, work.rows)
         if written.rows != work.rows.num_rows:
-            raise OSError(f"{staged.name}: holds {written.rows} of {work.rows.num_rows} rows")
-        checksum = _sha1(staged)
-        runtime.plugins.step("ingest.file_written")
-        stored = driver.put(staged, key)
-    finally:
-        _remove_staged(staged)
-    runtime.plugins.step("ingest.file_stored")
-    return _Stored(partition_id, format_name, stored.key, stored.size_bytes, checksum, written)
+            raise OSError(f"{path.name}: holds {written.rows} of {work.rows.num_rows} rows")
+        return written
+
+    return store_partition(runtime, Place(target, work.slug, envelope.partition_key, format_name), "ingest", write)
 
 
-def _publish(runtime: Runtime, driver: StorageDriver, work: Work, target: StorageTarget, stored: _Stored) -> Published:
+def _publish(runtime: Runtime, work: Work, stored: StoredPartition) -> Published:
     envelope = work.envelope
     attempt = Attempt(
         partition_id=stored.partition_id,
         slug=work.slug,
         dataset_name=envelope.dataset_name,
-        target=target,
+        target=stored.target,
         schema=envelope.schema,
         table_name=envelope.table_name,
         partition_key=envelope.partition_key,
@@ -173,17 +144,19 @@ def _publish(runtime: Runtime, driver: StorageDriver, work: Work, target: Storag
         statistics=stored.written.statistics,
         claims=work.claims,
         actor_id=work.actor.id,
+        publish_before_s=stored.publish_before_s,
     )
+    driver = runtime.targets.driver(stored.target)
     try:
         published = catalog.publish(runtime.database, attempt)
     except Unavailable:
         # Whether the commit arrived is unknown: the file stays, the key decides when the client asks again.
         raise
     except Exception:
-        _discard(driver, stored.key)
+        discard(driver, stored.key)
         raise
     if published.replayed:
-        _discard(driver, stored.key)
+        discard(driver, stored.key)
     runtime.plugins.step("ingest.published")
     return published
 
@@ -191,39 +164,3 @@ def _publish(runtime: Runtime, driver: StorageDriver, work: Work, target: Storag
 def _target_of(runtime: Runtime, published: Published, target: StorageTarget) -> StorageTarget:
     used = published.partitions[0].storage_target_id if published.partitions else target.id
     return target if used == target.id else runtime.targets.get(used)
-
-
-def _discard(driver: StorageDriver, key: str) -> None:
-    """Remove the file that this attempt wrote and nobody will name. A failure leaves it to collection."""
-    try:
-        driver.delete(key)
-    except OSError:
-        log.warning("ingest.discard_failed", key=key)
-
-
-def _remove_staged(staged: Path) -> None:
-    for path in (staged, staged.with_name(f"{staged.name}.wal")):
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _sha1(path: Path) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _storage_errors(target: StorageTarget) -> Iterator[None]:
-    """A failing store is the service's trouble, not the client's: 507 when it is full, else 503."""
-    try:
-        yield
-    except OSError as error:
-        log.error("storage.failed", target=target.name, error=str(error)[:300])
-        if error.errno in _FULL:
-            raise InsufficientStorage(f"the storage target {target.name} is full; nothing was published") from error
-        raise Unavailable(
-            f"the storage target {target.name} cannot be written; nothing was published", retry_after_s=5
-        ) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import duckdb
 import pyarrow as pa
 
 from timestore_core.engine.instance import Engine
@@ -21,6 +22,14 @@ class WrittenFile:
     statistics: Mapping[str, ColumnStatistics]
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a file is laid out: about how many rows it will have, and how many stand in one row group."""
+
+    rows: int
+    row_group_rows: int
+
+
 class PartitionFormat(Protocol):
     """One way to keep a partition in a file. Thread-safe."""
 
@@ -31,6 +40,12 @@ class PartitionFormat(Protocol):
 
         `engine` is the writers' own DuckDB, for a format that needs one: no query can hurt an ingest.
         `rows` has the schema's columns, in its order, as timestamp[us], string, double, int64 and bool.
+        Raises OSError when the disk fails or is full; the caller removes the remains.
+        """
+
+    def copy(self, cursor: duckdb.DuckDBPyConnection, path: Path, table_name: str, select: str, layout: Layout) -> None:
+        """Write the rows of the SELECT, in its order, into a new file, durably and in bounded memory.
+
         Raises OSError when the disk fails or is full; the caller removes the remains.
         """
 

@@ -54,6 +54,9 @@ class QueryEngine(Protocol):
     def check(self) -> None:
         """Run a real, tiny query; raises when the engine cannot."""
 
+    def forget(self, locations: Iterable[str]) -> None:
+        """These files left their snapshots: close them as soon as no query reads them."""
+
     def close(self) -> None:
         """Give everything back."""
 
@@ -125,6 +128,11 @@ class LocalEngine:
         if found != (10,):
             raise RuntimeError("the query engine does not answer")
 
+    def forget(self, locations: Iterable[str]) -> None:
+        with self._engine.lease(()) as instance:
+            for location in locations:
+                instance.attached.forget(location)
+
     def close(self) -> None:
         self._engine.close()
 
@@ -169,12 +177,14 @@ class LocalEngine:
         by_alias = {}
         for partition in partitions:
             format_ = self._formats[partition.format]
-            attach = format_.attach(partition.location, partition.id)
-            detach = format_.detach(partition.id)
+            # A file has one alias whichever partition names it: DuckDB attaches no file twice.
+            alias = partition.location
+            attach = format_.attach(partition.location, alias)
+            detach = format_.detach(alias)
             if attach is not None and detach is not None:
-                attachments.append(Attachment(partition.id, attach, detach))
-                by_alias[partition.id] = partition
-            relations[partition.id] = format_.relation(partition.location, partition.id, partition.table_name)
+                attachments.append(Attachment(alias, attach, detach))
+                by_alias[alias] = partition
+            relations[partition.id] = format_.relation(partition.location, alias, partition.table_name)
 
         def failed(attachment: Attachment, error: Exception) -> Exception:
             return _unreadable(by_alias[attachment.alias], error)
@@ -196,7 +206,7 @@ class LocalEngine:
             except (duckdb.OutOfMemoryException, duckdb.InterruptException):
                 return error
             except duckdb.Error as alone:
-                instance.attached.forget(partition.id)
+                instance.attached.forget(partition.location)
                 return _unreadable(partition, alone)
         return error
 

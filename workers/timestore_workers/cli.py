@@ -11,7 +11,9 @@ import typer
 from timestore_core import __version__
 from timestore_workers.console import explained, out
 from timestore_workers.ingest_command import ingest
+from timestore_workers.lifecycle_command import ALL_OPERATIONS, lifecycle, verify
 from timestore_workers.query_command import query
+from timestore_workers.storage_command import storage
 
 app = typer.Typer(
     name="timestore",
@@ -158,12 +160,13 @@ def worker_lifecycle(
     once: Annotated[bool, typer.Option("--once", help="Maintain now, print what was done, and end.")] = False,
     dataset: Annotated[str | None, typer.Option(help="Only the dataset of this slug.")] = None,
     dataset_id: Annotated[str | None, typer.Option(help="Only the dataset of this id.")] = None,
-    operations: Annotated[str, typer.Option(help="Comma-separated.")] = "compaction,retention,parquetExport",
+    operations: Annotated[str, typer.Option(help="Comma-separated.")] = ALL_OPERATIONS,
     metrics_port: MetricsPort = None,
 ) -> None:
     """Schedule every active dataset, new ones too, and maintain what the lifecycle queue brings.
 
-    Several may run: a dataset is queued once an interval, and maintained by one process at a time.
+    Several may run: a dataset is queued once an interval, and maintained by one process at a time. With
+    REDIS_URL=inline there is no queue, and this process maintains them all itself.
     """
     from timestore_workers.lifecycle_worker import run_lifecycle_worker
 
@@ -177,6 +180,9 @@ def worker_lifecycle(
 
 app.command()(ingest)
 app.command()(query)
+app.add_typer(lifecycle)
+app.add_typer(storage)
+app.command()(verify)
 
 
 def main() -> None:

@@ -39,9 +39,9 @@ def run_dev(home: Path, *, queue: bool) -> int:
         os.environ.setdefault("TIMESTORE_LOG_FORMAT", "console" if sys.stdout.isatty() else "json")
         os.environ.setdefault("TIMESTORE_LOG_LEVEL", "warn")
         prepare()
-        commands = {"server": gunicorn_command()}
+        commands = {"server": gunicorn_command(), "lifecycle worker": _worker_command("lifecycle")}
         if queue:
-            commands |= {f"{name} worker": _worker_command(name) for name in ("ingest", "lifecycle")}
+            commands["ingest worker"] = _worker_command("ingest")
         return _run(commands, stopped)
 
 
@@ -82,8 +82,8 @@ def _show_first_answer(base: str, processes: Sequence[str]) -> None:
     out.print(table)
     if len(rows) > 12:
         out.print(f"… and {len(rows) - 12} more months")
-    if len(processes) > 1:
-        out.print(f"Running: {', '.join(processes)}, PostgreSQL and Valkey ({os.environ['REDIS_URL']})")
+    queue = "" if os.environ["REDIS_URL"] == "inline" else f" and Valkey ({os.environ['REDIS_URL']})"
+    out.print(f"Running: {', '.join(processes)}, PostgreSQL{queue}")
     out.print(f"\nTimestore listens on [bold]{base}[/]; Ctrl-C stops everything. Try next:\n")
     out.print(
         f"  curl -s {base}/datasets/{SAMPLE_DATASET}/query -H 'content-type: application/json' -d "

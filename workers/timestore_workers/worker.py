@@ -48,11 +48,11 @@ def leave_what_still_runs(metrics: Metrics) -> None:
 
 
 @contextmanager
-def worker_runtime() -> Iterator[Runtime]:
-    """This process's runtime over a real queue, with logs configured and the catalog migrated."""
+def worker_runtime(*, needs_queue: bool = True) -> Iterator[Runtime]:
+    """This process's runtime, with logs configured and the catalog migrated."""
     settings = load_settings()
     configure_logs(settings.log_level, settings.log_format)
-    if settings.inline:
+    if settings.inline and needs_queue:
         raise ConfigurationError(
             "REDIS_URL=inline: there is no queue to work on; set REDIS_URL to the Redis that the producers use"
         )

@@ -36,6 +36,11 @@ class AdminResource:
         require_json(req)
         return read_body(req, MAX_BODY_BYTES, "1 MiB on the admin routes")
 
+    def optional_body(self, req: falcon.Request, kind: type[T]) -> T:
+        """The body as `kind`, or what `kind` is without any field where there is none."""
+        chunked = "chunked" in (req.get_header("Transfer-Encoding") or "").lower()
+        return self.body(req, kind) if req.content_length or chunked else kind()
+
     def body(self, req: falcon.Request, kind: type[T]) -> T:
         """The body as `kind`. Raises InvalidRequest naming every field at fault."""
         return decode(self.raw_body(req), kind)

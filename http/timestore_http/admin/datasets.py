@@ -56,13 +56,6 @@ class ArchiveResource(AdminResource):
         _show(resp, datasets.archive(self.runtime, key, self.admit(req)))
 
 
-class RestoreResource(AdminResource):
-    """POST: take back a deletion."""
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response, key: str) -> None:
-        _show(resp, datasets.restore(self.runtime, key, self.admit(req)))
-
-
 class RetentionResource(AdminResource):
     """GET and PUT of the retention policy."""
 

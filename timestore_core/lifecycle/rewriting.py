@@ -1,0 +1,216 @@
+"""One new partition out of the rows of others: written by DuckDB in bounded memory, then held against its sources."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from timestore_core.catalog.change import NewPartition
+from timestore_core.engine.attached import Attachment
+from timestore_core.engine.instance import is_disk_full
+from timestore_core.errors import PartitionUnreadable, TimestoreError
+from timestore_core.model import ColumnStatistics, Field, FieldType, Partition, Schema
+from timestore_core.partitions.format import Layout, WrittenFile
+from timestore_core.partitions.inspect import inspect
+from timestore_core.partitions.stored import Place, StoredPartition, store_partition
+from timestore_core.query.rows_sql import StoredRows, distinct_sql, gathered_sql
+from timestore_core.runtime import Runtime
+
+# A series' rows stand together; a question about one of them reads few of these.
+ROW_GROUP_ROWS = 20_480
+# A string column names the series where each of its values has this many rows or more.
+_ROWS_PER_SERIES = 8
+
+
+class RewriteError(TimestoreError):
+    """The new file does not hold what its sources hold: it was thrown away, nothing was changed."""
+
+    default_code = "rewrite_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """The rows of the sources, with the schema's columns, to be one partition in its place.
+
+    `where` keeps only some rows (a condition over the columns); without it every row must arrive.
+    """
+
+    sources: Sequence[Partition]
+    schema: Schema
+    place: Place
+    table_name: str
+    where: str = ""
+
+
+def rewrite(runtime: Runtime, asked: Rewrite, step: str) -> StoredPartition:
+    """Write the partition's file and store it, named by nobody yet.
+
+    Raises PartitionUnreadable naming a source that cannot be read, RewriteError, InsufficientStorage, Unavailable.
+    """
+
+    def write(path: Path) -> WrittenFile:
+        with opened(runtime, asked.sources, [str(path.parent)]) as sources:
+            return _written(runtime, sources, asked, path)
+
+    return store_partition(runtime, asked.place, step, write)
+
+
+def merged_schema(dataset: Schema, sources: Sequence[Partition]) -> Schema:
+    """The columns that any of the sources has, in the dataset's order; integer where all have it so."""
+    fields = []
+    for field in dataset.fields:
+        types: set[FieldType] = {
+            found for one in sources for found in [one.schema.type_of(field.name)] if found is not None
+        }
+        if types:
+            fields.append(Field(field.name, types.pop() if len(types) == 1 else field.type))
+    return Schema(tuple(fields))
+
+
+def new_partition(asked: Rewrite, stored: StoredPartition, metadata: dict[str, object]) -> NewPartition:
+    """What the change publishes: the file, over the time range of its sources."""
+    return NewPartition(
+        id=stored.partition_id,
+        partition_key=asked.place.partition_key,
+        target_id=stored.target.id,
+        file_format=stored.format,
+        file_path=stored.key,
+        file_size_bytes=stored.size_bytes,
+        row_count=stored.written.rows,
+        start_time=min(one.start_time for one in asked.sources),
+        end_time=max(one.end_time for one in asked.sources),
+        checksum=stored.checksum,
+        schema=asked.schema,
+        statistics=stored.written.statistics,
+        metadata={"tableName": asked.table_name, **metadata},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A cursor of the rewriting engine, and the rows of the partitions that are attached to it, in their order."""
+
+    cursor: duckdb.DuckDBPyConnection
+    rows: Sequence[StoredRows]
+
+
+@contextmanager
+def opened(runtime: Runtime, partitions: Sequence[Partition], also_allowed: Sequence[str] = ()) -> Iterator[Opened]:
+    """Keep the partitions attached to the rewriting engine for the time of the block.
+
+    DuckDB's errors come out as PartitionUnreadable, a full disk as OSError, too little memory as RewriteError.
+    """
+    allowed, attachments, rows = set(also_allowed), [], []
+    for partition in partitions:
+        driver = runtime.targets.driver(runtime.targets.get(partition.storage_target_id))
+        allowed |= set(driver.allowed_locations())
+        location = driver.location(partition.file_path)
+        format_ = runtime.plugins.partition_format(partition.file_format)
+        attach, detach = format_.attach(location, location), format_.detach(location)
+        if attach is not None and detach is not None:
+            attachments.append(Attachment(location, attach, detach))
+        rows.append(StoredRows(format_.relation(location, location, partition.table_name), partition.schema))
+
+    def failed(attachment: Attachment, _: Exception) -> Exception:
+        return _unreadable(partitions[[one.alias for one in attachments].index(attachment.alias) :][:1])
+
+    try:
+        with runtime.rewriting.lease(allowed) as instance:
+            try:
+                with instance.attached.pinned(attachments, failed), instance.cursor() as cursor:
+                    yield Opened(cursor, rows)
+            finally:
+                # Sources are rarely read twice by maintenance; kept open they would hold the disk after they go.
+                for attachment in attachments:
+                    instance.attached.forget(attachment.alias)
+    except duckdb.OutOfMemoryException as error:
+        raise RewriteError(
+            "rewriting needs more than TIMESTORE_LIFECYCLE_MEMORY_BYTES and TIMESTORE_QUERY_TEMP_BYTES allow"
+        ) from error
+    except duckdb.Error as error:
+        if is_disk_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise _unreadable(partitions) from error
+
+
+def _unreadable(partitions: Sequence[Partition]) -> PartitionUnreadable:
+    names = ", ".join(one.id for one in partitions[:3]) + (" …" if len(partitions) > 3 else "")
+    return PartitionUnreadable(
+        f"{'partition' if len(partitions) == 1 else 'one of the partitions'} {names} cannot be read; "
+        "nothing was changed. `timestore verify --deep` says more",
+        details={"partitionIds": [one.id for one in partitions]},
+    )
+
+
+def _written(runtime: Runtime, sources: Opened, asked: Rewrite, path: Path) -> WrittenFile:
+    cursor, format_ = sources.cursor, runtime.plugins.partition_format(asked.place.format)
+    rows = gathered_sql(sources.rows, asked.schema, where=asked.where)
+    order = _order(cursor, rows, asked)
+    select = gathered_sql(sources.rows, asked.schema, order, asked.where)
+    expected = sum(one.row_count for one in asked.sources)
+    format_.copy(cursor, path, asked.table_name, select, Layout(expected, ROW_GROUP_ROWS))
+    written = _inspected(cursor, runtime, asked, path)
+    if not asked.where:
+        _check(asked, written, expected)
+    return written
+
+
+def _inspected(cursor: duckdb.DuckDBPyConnection, runtime: Runtime, asked: Rewrite, path: Path) -> WrittenFile:
+    format_, alias = runtime.plugins.partition_format(asked.place.format), f"written-{path.stem}"
+    attach, detach = format_.attach(str(path), alias), format_.detach(alias)
+    if attach is not None:
+        cursor.execute(attach)
+    try:
+        return inspect(cursor, format_.relation(str(path), alias, asked.table_name), asked.schema)
+    finally:
+        if detach is not None:
+            cursor.execute(detach)
+
+
+def _order(cursor: duckdb.DuckDBPyConnection, rows: str, asked: Rewrite) -> list[str]:
+    """By series, those with the fewest values first, then by time."""
+    total = sum(one.row_count for one in asked.sources)
+    texts = [field.name for field in asked.schema.fields if field.type == "string"]
+    times = [field.name for field in asked.schema.fields if field.type == "timestamp"]
+    series: list[tuple[int, str]] = []
+    if texts:
+        counts = cursor.execute(distinct_sql(rows, texts)).fetchone()
+        assert counts is not None
+        series = sorted(
+            (count, name) for count, name in zip(counts, texts, strict=True) if count * _ROWS_PER_SERIES <= total
+        )
+    times.sort(key=lambda name: name != "timestamp")
+    return [*(name for _, name in series), *times[:1]]
+
+
+def _check(asked: Rewrite, written: WrittenFile, expected: int) -> None:
+    if written.rows != expected:
+        raise RewriteError(f"the sources have {expected} rows and the new file {written.rows}; nothing was changed")
+    for name, known in _merged_statistics(asked).items():
+        found = written.statistics[name]
+        if (found.nulls, found.minimum, found.maximum) != (known.nulls, known.minimum, known.maximum):
+            raise RewriteError(f"the column {name!r} would not be what it was; nothing was changed")
+
+
+def _merged_statistics(asked: Rewrite) -> dict[str, ColumnStatistics]:
+    """What the new file must have, for the columns of which every source says it exactly."""
+    merged = {}
+    for field in asked.schema.fields:
+        parts = [
+            ColumnStatistics(None, None, one.row_count)
+            if one.schema.type_of(field.name) is None
+            else one.statistics.get(field.name)
+            for one in asked.sources
+        ]
+        known = [part for part in parts if part is not None and part.exact]
+        if len(known) == len(parts):
+            bounds = [end for part in known for end in (part.minimum, part.maximum) if end is not None]
+            low, high = (min(bounds), max(bounds)) if bounds else (None, None)
+            merged[field.name] = ColumnStatistics(low, high, sum(part.nulls for part in known))
+    return merged
