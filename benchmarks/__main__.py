@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from timestore_workers.embedded import embedded_postgres
 
+from benchmarks.compaction import compaction_cases
 from benchmarks.goals import Result
 from benchmarks.ingest import ingest_cases
 from benchmarks.memory import bare_rss_bytes, memory_cases
@@ -32,7 +33,8 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer rounds, and at most 100 partitions.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file too.")] = None,
-    only: Annotated[str, typer.Option(help="ingest, query, queue or all.")] = "all",
+    only: Annotated[str, typer.Option(help="ingest, query, queue, compaction or all.")] = "all",
+    mebibytes: Annotated[int | None, typer.Option(help="How much is compacted at once; 5120 for 5 GiB.")] = None,
     directory: Annotated[Path | None, typer.Option(help="Where the data goes meanwhile; default: a new one.")] = None,
 ) -> None:
     """Measure ingest, queries and memory against the same work done by hand."""
@@ -41,7 +43,7 @@ def main(
     progress = Console(stderr=True)
     try:
         with embedded_postgres(home / "postgres") as url:
-            for result in _measure(url, home, only, quick=quick):
+            for result in _measure(url, home, only, quick=quick, mebibytes=mebibytes):
                 progress.print(f"[dim]{result.case}: {result.measured:,.1f} {result.unit}[/]")
                 results.append(result)
     finally:
@@ -51,8 +53,11 @@ def main(
         write_json(json, _machine(quick=quick), results)
 
 
-def _measure(url: str, home: Path, only: str, *, quick: bool) -> Iterator[Result]:
+def _measure(url: str, home: Path, only: str, *, quick: bool, mebibytes: int | None) -> Iterator[Result]:
     root, log, workers, bare = home / "storage", home / "service.log", min(_MAX_WORKERS, _cores()), bare_rss_bytes()
+    if only == "compaction":
+        yield from compaction_cases(url, home, quick=quick, mebibytes=mebibytes)
+        return
     if only == "queue":
         yield from queue_cases(url, home, workers, quick=quick)
         return
@@ -73,6 +78,7 @@ def _measure(url: str, home: Path, only: str, *, quick: bool) -> Iterator[Result
                 yield from memory_cases(service, f"after queries over {partitions:,} partitions", bare)
     if only == "all":
         yield from queue_cases(url, home, workers, quick=quick)
+        yield from compaction_cases(url, home, quick=quick, mebibytes=mebibytes)
 
 
 def _cores() -> int:

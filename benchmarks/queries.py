@@ -15,7 +15,7 @@ from benchmarks.goals import JSON_ANSWER, PARTITIONS, ROWS_PER_PARTITION, WARM_Q
 from benchmarks.service import Client, Service
 from benchmarks.timing import alternate, milliseconds
 
-_ALL_TIME = {"timeRange": {"start": "2000-01-01T00:00:00Z", "end": "2100-01-01T00:00:00Z"}}
+ALL_TIME = {"timeRange": {"start": "2000-01-01T00:00:00Z", "end": "2100-01-01T00:00:00Z"}}
 _JSON_ROWS = 10_000
 _LOADING_CLIENTS = 4
 
@@ -75,7 +75,7 @@ def query_cases(service: Service, storage_root: Path, partitions: int, *, quick:
 
     label = f"{partitions:,} partition{'s' if partitions > 1 else ''}"
     cold_floor_ms = milliseconds(cold_floor)
-    cold_ms = milliseconds(lambda: service.client.query(dataset(partitions), _ALL_TIME | request))
+    cold_ms = milliseconds(lambda: service.client.query(dataset(partitions), ALL_TIME | request))
     yield Result(f"cold: {name}, {label}", "ms", cold_floor_ms, cold_ms)
     floor = opened[0]
     try:
@@ -91,7 +91,7 @@ def json_case(service: Service, storage_root: Path, *, quick: bool) -> Result:
     try:
         pair = alternate(
             lambda: floor.raw(_JSON_ROWS),
-            lambda: service.client.query("bench-json", _ALL_TIME | {"limit": _JSON_ROWS}),
+            lambda: service.client.query("bench-json", ALL_TIME | {"limit": _JSON_ROWS}),
             12 if quick else 60,
         )
     finally:
@@ -101,16 +101,16 @@ def json_case(service: Service, storage_root: Path, *, quick: bool) -> Result:
 
 def _warm(service: Service, floor: FloorQuery, slug: str, question: Question, label: str, *, quick: bool) -> Result:
     name, request, by_hand = question
-    _check_same(service.client.query(slug, _ALL_TIME | request), by_hand(floor))
+    check_same(service.client.query(slug, ALL_TIME | request), by_hand(floor))
     pair = alternate(
         lambda: by_hand(floor),
-        lambda: service.client.query(slug, _ALL_TIME | request),
+        lambda: service.client.query(slug, ALL_TIME | request),
         10 if quick else 40,
     )
     return Result(f"{name}, {label}", "ms", pair.floor_ms, pair.measured_ms, WARM_QUERY)
 
 
-def _check_same(ours: bytes, theirs: bytes) -> None:
+def check_same(ours: bytes, theirs: bytes) -> None:
     """Both answer the same question, or the comparison means nothing.
 
     Times are written differently, and a mean's last bit depends on the order of its values.

@@ -13,6 +13,18 @@ SqlOf = Callable[[str, Parameters], str]
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """How far a double column reaches: its finite values times 2**`exponent` are below 2**62.
+
+    Known from the column's bounds over the whole snapshot, so that it is the same whichever of the files a query
+    reads and however the rows are cut into them. Where `guarded`, NaN and infinities may stand among the values.
+    """
+
+    exponent: int
+    guarded: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Decomposable:
     """Each part gives one or more scalars; `merge` combines them.
 
@@ -46,6 +58,10 @@ class Aggregation:
     `sql` maps the quoted column (or `*` without one) and the checked parameters to an aggregate expression
     over non-NULL and NULL values alike. `result` maps the column's type to the result's. `parameters` maps
     each required parameter to its inclusive bounds. `default_alias` names the result column.
+
+    `exact` is for what adds up doubles, whose last digits vary with the order in which rows are read: it gives the
+    aggregation that is used in this one's place where the column is a double and its scale is known, and whose
+    result is the same in any order. Its `sql`, its `combine` and nothing else are taken.
     """
 
     sql: SqlOf
@@ -55,3 +71,4 @@ class Aggregation:
     column_types: frozenset[FieldType] = frozenset(FIELD_TYPES)
     column_optional: bool = False
     parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    exact: Callable[[Scale], Aggregation] | None = None

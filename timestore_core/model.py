@@ -102,7 +102,8 @@ class ColumnStatistics:
     """What is known of one column of one file.
 
     `minimum` and `maximum` are JSON scalars (times as microseconds, strings cut to a prefix) or None when
-    every value is NULL; `exact` is False where a string was cut, so that the bounds only enclose.
+    every value is NULL; `exact` is False where a string was cut, so that the bounds only enclose, and where a
+    double's values include NaN (which lies between no bounds) or infinities (then there are no bounds at all).
     """
 
     minimum: int | float | str | bool | None

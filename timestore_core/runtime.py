@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -26,6 +27,8 @@ from timestore_core.storage import StorageDriver
 log = structlog.get_logger(__name__)
 
 ENGINE = "duckdb"
+# Partitions that one process rewrites at a time, all within the memory of one engine.
+_REWRITES = 2
 # Other processes change targets too: what is known of one is read again after this.
 _TARGET_AGE_S = 5.0
 
@@ -123,15 +126,13 @@ class Runtime:
         self.snapshots = SnapshotCache(self.database, self._let_go)
         self.queue = _queue(settings, plugins)
         self.writing = Engine("write", _limits(settings, threads=1, memory_bytes=512 * MIB, max_attached=64))
-        self.rewriting = Engine(
-            "rewrite",
-            _limits(
-                settings,
-                threads=settings.lifecycle_threads,
-                memory_bytes=settings.lifecycle_memory_bytes,
-                max_attached=settings.lifecycle_compaction_max_partitions,
-            ),
+        rewriting = _limits(
+            settings,
+            threads=settings.lifecycle_threads,
+            memory_bytes=settings.lifecycle_memory_bytes,
+            max_attached=settings.lifecycle_compaction_max_partitions,
         )
+        self.rewriting = Engine("rewrite", replace(rewriting, sorters=_REWRITES))
         self.engine = self._query_engine()
         self._closers: list[Callable[[], None]] = [
             self.queue.close,

@@ -21,7 +21,7 @@ class StoredFile:
 
     key: str
     size_bytes: int
-    modified_at: datetime | None = None
+    modified_at: datetime | None = field(default=None, compare=False)
 
 
 class StorageDriver(Protocol):

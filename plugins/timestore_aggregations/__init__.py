@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from timestore_core.aggregations import Aggregation, Decomposable, Multiset, Parameters
+from timestore_core.aggregations import Aggregation, Decomposable, Multiset, Parameters, Scale
 from timestore_core.hookspecs import hookimpl
 from timestore_core.model import FieldType
 
@@ -13,31 +14,31 @@ _NUMBERS: frozenset[FieldType] = frozenset({"double", "integer"})
 _ORDERED_NUMBERS: frozenset[FieldType] = frozenset({"double", "integer", "timestamp"})
 
 
+# What a value leaves over when it is rounded to an integer becomes an integer of its own, times this.
+_REST_FACTOR = 2.0**62
+
+
+@dataclass(frozen=True, slots=True)
+class _Total:
+    """One way to add a column up: `partial` gives sums over it, `whole` makes the total out of them.
+
+    The sums of parts are added up to those of the whole before `whole` is taken.
+    """
+
+    partial: Callable[[str], tuple[str, ...]]
+    whole: Callable[[Sequence[str]], str]
+
+
+_PLAIN = _Total(partial=lambda column: (f"sum({column})",), whole=lambda sums: sums[0])
+
+
 @hookimpl
 def timestore_aggregations() -> Mapping[str, Aggregation]:
     return {
-        "avg": Aggregation(
-            sql=lambda column, _: f"avg({column})",
-            combine=Decomposable(
-                partial=lambda column, _: (f"sum({column})", f"count({column})"),
-                merge=lambda states, _: f"sum({states[0]}) / nullif(sum({states[1]}), 0)",
-            ),
-            result=lambda _: "double",
-            default_alias=_prefixed("avg"),
-            column_types=_NUMBERS,
-        ),
+        "avg": _avg(_PLAIN),
         "min": _extreme("min"),
         "max": _extreme("max"),
-        "sum": Aggregation(
-            sql=lambda column, _: f"sum({column})",
-            combine=Decomposable(
-                partial=lambda column, _: (f"sum({column})",),
-                merge=lambda states, _: f"sum({states[0]})",
-            ),
-            result=lambda type_: type_ or "double",
-            default_alias=_prefixed("sum"),
-            column_types=_NUMBERS,
-        ),
+        "sum": _sum(_PLAIN),
         "median": Aggregation(
             sql=lambda column, _: f"median({column})",
             combine=Multiset(),
@@ -69,6 +70,63 @@ def timestore_aggregations() -> Mapping[str, Aggregation]:
             parameters={"percentile": (0.0, 1.0)},
         ),
     }
+
+
+def _sum(total: _Total) -> Aggregation:
+    return Aggregation(
+        sql=lambda column, _: total.whole(total.partial(column)),
+        combine=Decomposable(
+            partial=lambda column, _: total.partial(column),
+            merge=lambda states, _: total.whole(_added(states)),
+        ),
+        result=lambda type_: type_ or "double",
+        default_alias=_prefixed("sum"),
+        column_types=_NUMBERS,
+        exact=lambda scale: _sum(_fixed_point(scale)),
+    )
+
+
+def _avg(total: _Total) -> Aggregation:
+    """The total by the count, also undivided: DuckDB's own avg of integers divides in another precision."""
+    return Aggregation(
+        sql=lambda column, _: f"{total.whole(total.partial(column))} / count({column})",
+        combine=Decomposable(
+            partial=lambda column, _: (*total.partial(column), f"count({column})"),
+            merge=lambda states, _: f"{total.whole(_added(states[:-1]))} / sum({states[-1]})",
+        ),
+        result=lambda _: "double",
+        default_alias=_prefixed("avg"),
+        column_types=_NUMBERS,
+        exact=lambda scale: _avg(_fixed_point(scale)),
+    )
+
+
+def _added(states: Sequence[str]) -> list[str]:
+    return [f"sum({state})" for state in states]
+
+
+def _fixed_point(scale: Scale) -> _Total:
+    """Doubles added up as integers, which is exact, so that the order of the rows leaves no trace in the last digits.
+
+    A value is two integers of 62 bits: it scaled and rounded, and the rest. So it is kept to 2**-124 of the column's
+    largest, and whole if it is more than 2**-71 of that: the total of one value is the value. With the first integer
+    alone, 0.1 beside 10,000 would be 0.10000000000000142. Factors are powers of two, which round nothing. NaN and
+    infinities are added up beside the others; where there are any, they are the total.
+    """
+    factor, rest_factor = f"{2.0**scale.exponent:.17e}", f"{_REST_FACTOR:.17e}"
+
+    def partial(column: str) -> tuple[str, ...]:
+        value = f"CASE WHEN isfinite({column}) THEN {column} END" if scale.guarded else column
+        scaled = f"({value}) * {factor}"
+        rounded = f"CAST({scaled} AS BIGINT)"
+        sums = f"sum({rounded})", f"sum(CAST(({scaled} - {rounded}) * {rest_factor} AS BIGINT))"
+        return (*sums, f"sum({column}) FILTER (WHERE NOT isfinite({column}))") if scale.guarded else sums
+
+    def whole(sums: Sequence[str]) -> str:
+        finite = f"({sums[0]}::DOUBLE + {sums[1]}::DOUBLE / {rest_factor}) / {factor}"
+        return f"coalesce({sums[2]}, {finite})" if scale.guarded else finite
+
+    return _Total(partial, whole)
 
 
 def _extreme(name: str) -> Aggregation:

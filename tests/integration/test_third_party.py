@@ -103,7 +103,7 @@ def test_a_batch_lies_where_the_strangers_driver_puts_it_and_its_target_is_named
     target = answer.json()["storageTarget"]
     assert (target["name"], target["kind"]) == ("timestore-default-sharded", "sharded")
     assert target["config"] == {"root": str(root)}
-    files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    files = [path.relative_to(root).as_posix() for path in root.rglob("part-*") if path.is_file()]
     assert len(files) == 1
     assert FILE.fullmatch(files[0])
     assert files[0].endswith(answer.json()["manifest"]["partitions"][0]["filePath"])

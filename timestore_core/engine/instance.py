@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import shutil
 import socket
 import threading
@@ -23,13 +24,17 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What one instance may use. `spill_dir` holds a directory of its own for each process."""
+    """What one instance may use. `spill_dir` holds a directory of its own for each process.
+
+    `sorters` is how many sorts larger than the memory may run at a time, see `Instance.sorter`.
+    """
 
     threads: int
     memory_bytes: int
     temp_bytes: int
     spill_dir: Path
     max_attached: int = 64
+    sorters: int = 0
 
 
 class Instance:
@@ -42,6 +47,11 @@ class Instance:
         self.allowed = allowed
         self._spill = spill
         self._connection = duckdb.connect(":memory:")
+        self._sorters = queue.SimpleQueue[duckdb.DuckDBPyConnection]()
+        for _ in range(limits.sorters):
+            sorter = self._connection.cursor()
+            sorter.execute("SET debug_force_external = true")
+            self._sorters.put(sorter)
         directories = ", ".join(quote_literal(_as_directory(one)) for one in sorted(allowed))
         for statement in (
             "SET TimeZone = 'UTC'",
@@ -72,6 +82,20 @@ class Instance:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to this instance, for one thread."""
         return self._connection.cursor()
+
+    @contextmanager
+    def sorter(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for sorts that may be larger than the memory; waits while all of them are taken.
+
+        Left to itself DuckDB 1.5 notices too late that a sort with texts in it does not fit, and gives up without
+        having spilled a byte. The setting that makes it spill from the start belongs to a connection, and has to be
+        made before the configuration is locked.
+        """
+        sorter = self._sorters.get()
+        try:
+            yield sorter
+        finally:
+            self._sorters.put(sorter)
 
     def close(self) -> None:
         self._connection.close()

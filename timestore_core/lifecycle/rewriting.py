@@ -23,7 +23,7 @@ from timestore_core.query.rows_sql import StoredRows, distinct_sql, gathered_sql
 from timestore_core.runtime import Runtime
 
 # A series' rows stand together; a question about one of them reads few of these.
-ROW_GROUP_ROWS = 20_480
+ROW_GROUP_ROWS = 40_960
 # A string column names the series where each of its values has this many rows or more.
 _ROWS_PER_SERIES = 8
 
@@ -123,7 +123,7 @@ def opened(runtime: Runtime, partitions: Sequence[Partition], also_allowed: Sequ
     try:
         with runtime.rewriting.lease(allowed) as instance:
             try:
-                with instance.attached.pinned(attachments, failed), instance.cursor() as cursor:
+                with instance.attached.pinned(attachments, failed), instance.sorter() as cursor:
                     yield Opened(cursor, rows)
             finally:
                 # Sources are rarely read twice by maintenance; kept open they would hold the disk after they go.
@@ -211,6 +211,9 @@ def _merged_statistics(asked: Rewrite) -> dict[str, ColumnStatistics]:
         known = [part for part in parts if part is not None and part.exact]
         if len(known) == len(parts):
             bounds = [end for part in known for end in (part.minimum, part.maximum) if end is not None]
+            if field.type == "double":
+                # A source may have it as an integer still.
+                bounds = [float(end) for end in bounds]
             low, high = (min(bounds), max(bounds)) if bounds else (None, None)
             merged[field.name] = ColumnStatistics(low, high, sum(part.nulls for part in known))
     return merged

@@ -26,7 +26,7 @@ SQL_TYPES = {
 }
 SMALL_BLOCK_BYTES = 16_384
 LARGE_BLOCK_BYTES = 262_144
-SMALL_BATCH_ROWS = 50_000
+SMALL_BATCH_ROWS = 20_000
 # DuckDB's own, which batches keep as they come; what compaction writes has smaller ones.
 ROW_GROUP_ROWS = 122_880
 

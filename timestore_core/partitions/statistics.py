@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -24,10 +25,22 @@ def _statistics(type_: FieldType, column: pa.ChunkedArray) -> ColumnStatistics:
         return ColumnStatistics(None, None, nulls)
     ends = pc.min_max(column.cast(pa.int64()) if type_ == "timestamp" else column).as_py()
     low, high = ends["min"], ends["max"]
+    if type_ == "double":
+        return _double_statistics(low, high, nulls, has_nan=pc.any(pc.is_nan(column)).as_py())
     if type_ != "string":
         return ColumnStatistics(low, high, nulls)
     # A cut maximum is below the true one: it is marked, and then only the minimum may rule a file out.
     return ColumnStatistics(_bound(low), _bound(high), nulls, (_bound(low), _bound(high)) == (low, high))
+
+
+def _double_statistics(low: float, high: float, nulls: int, has_nan: bool) -> ColumnStatistics:
+    """Exact where every value is finite. Bounds are finite or None: the catalog's JSON knows no other numbers.
+
+    NaN stands outside the bounds of the rest, and where there is nothing else, or an infinity, there are none.
+    """
+    if not math.isfinite(low) or not math.isfinite(high):
+        return ColumnStatistics(None, None, nulls, exact=False)
+    return ColumnStatistics(low, high, nulls, exact=not has_nan)
 
 
 def _bound(text: str) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from timestore_core.aggregations import Aggregation
+from timestore_core.aggregations import Aggregation, Scale
 from timestore_core.errors import InvalidRequest, Problem
 from timestore_core.model import ColumnStatistics, Field, FieldType, Partition, Schema, TimeRange
 from timestore_core.query.request import AskedAggregation, Bucket, QueryRequest
+
+# Scaled values are below 2**62, so that they fit into 64 bits with a sign and room to be rounded up.
+_SCALED_BITS = 62
+# Columns that reach further are added up plainly. A larger value, such as 1e20 or 3.4e38, mostly stands for "none",
+# and beside it what was measured would lose its digits; below the smallest, doubles run out of digits themselves.
+_SMALLEST, _LARGEST = 2.0**-900, 2.0**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class QueryPlan:
 
     `output` are the result's columns with their types, in order. Without a bucket the rows come as they are;
     `row_limit` is what the client asked for or, with `limit_is_guard`, one more than an answer may have.
+    `scales` are those of the double columns whose aggregations have an exact form.
     """
 
     dataset_id: str
@@ -49,6 +57,7 @@ class QueryPlan:
     row_limit: int
     limit_is_guard: bool
     timeout_ms: int
+    scales: tuple[tuple[str, Scale], ...] = ()
 
 
 def resolve_columns(
@@ -89,6 +98,42 @@ def select_partitions(partitions: Iterable[Partition], request: QueryRequest) ->
     if request.bucket is None and request.limit is not None:
         return _first_enough(chosen, request.timestamp_column, request.limit)
     return chosen
+
+
+def column_scales(
+    aggregations: Iterable[AskedAggregation],
+    columns: Iterable[Field],
+    functions: Mapping[str, Aggregation],
+    partitions: Collection[Partition],
+) -> tuple[tuple[str, Scale], ...]:
+    """The scales of the double columns of aggregations that have an exact form, where they are known.
+
+    `partitions` are all those of the snapshot, also the ones that the query does not read.
+    """
+    exact = {one.column for one in aggregations if functions[one.fn].exact is not None}
+    doubles = [field.name for field in columns if field.type == "double" and field.name in exact]
+    scales = ((name, _scale(name, partitions)) for name in doubles)
+    return tuple((name, scale) for name, scale in scales if scale is not None)
+
+
+def _scale(name: str, partitions: Iterable[Partition]) -> Scale | None:
+    """The column's scale, or None where a partition's values are not known to be within useful bounds."""
+    largest, guarded = 0.0, False
+    for partition in partitions:
+        known = partition.statistics.get(name)
+        if known is None:
+            if partition.row_count and partition.schema.type_of(name) is not None:
+                return None
+        elif known.nulls < partition.row_count:
+            low, high = known.minimum, known.maximum
+            if not isinstance(low, int | float) or not isinstance(high, int | float):
+                return None
+            # Integers of before the column was widened are read as doubles too.
+            largest = max(largest, abs(float(low)), abs(float(high)))
+            guarded = guarded or not known.exact
+    if largest and not _SMALLEST <= largest < _LARGEST:
+        return None
+    return Scale(_SCALED_BITS - math.frexp(largest)[1], guarded)
 
 
 def _key_matches(partition: Partition, request: QueryRequest) -> bool:

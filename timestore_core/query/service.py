@@ -13,7 +13,7 @@ from timestore_core import __version__
 from timestore_core.catalog.snapshots import Head
 from timestore_core.errors import InvalidRequest
 from timestore_core.model import Field
-from timestore_core.query.plan import PlannedPartition, QueryPlan, resolve_columns, select_partitions
+from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve_columns, select_partitions
 from timestore_core.query.request import QueryRequest
 from timestore_core.runtime import Runtime
 from timestore_core.storage import StorageDriver
@@ -40,7 +40,8 @@ def make_plan(runtime: Runtime, head: Head, request: QueryRequest) -> tuple[Quer
 
     Raises InvalidRequest naming the columns that the dataset lacks.
     """
-    columns, output = resolve_columns(request, head.schema, runtime.plugins.aggregations)
+    functions = runtime.plugins.aggregations
+    columns, output = resolve_columns(request, head.schema, functions)
     partitions = runtime.snapshots.partitions(head)
     planned, drivers = [], dict[str, StorageDriver]()
     for partition, within in select_partitions(partitions, request):
@@ -79,6 +80,7 @@ def make_plan(runtime: Runtime, head: Head, request: QueryRequest) -> tuple[Quer
         row_limit=settings.query_max_rows + 1 if request.limit is None else request.limit,
         limit_is_guard=guard,
         timeout_ms=settings.query_timeout_ms,
+        scales=column_scales(request.aggregations, columns, functions, partitions),
     )
     return plan, frozenset(one for driver in drivers.values() for one in driver.allowed_locations())
 

@@ -2,6 +2,9 @@
 
 Names reach it through one quoting function, values as the parameters $start and $end; everything else is a
 number or a word of our own. Aggregations bring their SQL and how it combines.
+
+The same rows give the same answer, to the last digit, in whatever order and files they lie: rows are put into a total
+order, doubles are added up exactly where an aggregation can, and zero is written without a sign.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ def undivided_sql(
     if plan.bucket is None:
         return _raw_sql(plan, rows, _names(plan.output))
     results = [
-        f"{functions[one.fn].sql(_column(one), dict(one.parameters))} AS {quote_identifier(f'r{index}')}"
+        f"{_function(plan, one, functions).sql(_column(one), dict(one.parameters))} AS {quote_identifier(f'r{index}')}"
         for index, one in enumerate(plan.aggregations)
     ]
     return _named_results(plan, _grouped_sql(plan, plan.bucket, results, rows))
@@ -57,7 +60,7 @@ def partial_sql(
     states = [
         f"{sql} AS {quote_identifier(name)}"
         for index, one in enumerate(plan.aggregations)
-        for name, sql in _partial_states(index, one, functions[one.fn])
+        for name, sql in _partial_states(index, one, _function(plan, one, functions))
     ]
     return _grouped_sql(plan, plan.bucket, states, rows)
 
@@ -69,7 +72,7 @@ def merge_sql(plan: QueryPlan, partials: Sequence[str], functions: Functions) ->
         return _raw_sql(plan, union, _names(plan.output))
     gathered, results = [], []
     for index, one in enumerate(plan.aggregations):
-        function = functions[one.fn]
+        function = _function(plan, one, functions)
         states = tuple(quote_identifier(name) for name, _ in _partial_states(index, one, function))
         merged, result = quote_identifier(f"m{index}"), quote_identifier(f"r{index}")
         if isinstance(function.combine, Decomposable):
@@ -99,13 +102,27 @@ def _json_value(type_: FieldType, column: str) -> str:
             f"ELSE strftime({column}, '%Y-%m-%dT%H:%M:%S.%fZ') END"
         )
     if type_ == "double":
-        return f"CASE WHEN isfinite({column}) THEN {column} END"
+        # The sum takes the sign from -0.0. DuckDB holds it equal to 0.0, in its files too, where a run of both may
+        # become one of either: which one is read is a matter of how the rows are laid out.
+        return f"CASE WHEN isfinite({column}) THEN {column} + 0 END"
     return column
 
 
+def _function(plan: QueryPlan, asked: AskedAggregation, functions: Functions) -> Aggregation:
+    """The aggregation, in its exact form where the plan knows the column's scale."""
+    function = functions[asked.fn]
+    scale = dict(plan.scales).get(asked.column or "")
+    return function if scale is None or function.exact is None else function.exact(scale)
+
+
 def _raw_sql(plan: QueryPlan, rows: str, names: str) -> str:
-    order = quote_identifier(plan.timestamp_column)
-    return f"SELECT {names} FROM ({rows}) ORDER BY {order} LIMIT {plan.row_limit:d}"
+    return f"SELECT {names} FROM ({rows}) ORDER BY {_total_order(plan)} LIMIT {plan.row_limit:d}"
+
+
+def _total_order(plan: QueryPlan) -> str:
+    """By time, then by all the other columns read: rows that may still change places are alike."""
+    names = dict.fromkeys((plan.timestamp_column, *(field.name for field in plan.columns)))
+    return ", ".join(quote_identifier(name) for name in names)
 
 
 def _grouped_sql(plan: QueryPlan, bucket: Bucket, results: Sequence[str], rows: str) -> str:

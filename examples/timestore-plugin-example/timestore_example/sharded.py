@@ -11,9 +11,11 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -54,6 +56,9 @@ class ShardedDriver:
             raise
         source.unlink()
         return stored
+
+    def fetch(self, key: str, destination: Path) -> None:
+        shutil.copyfile(self._path(key), destination)
 
     def location(self, key: str) -> str:
         return str(self._path(key))
@@ -117,7 +122,9 @@ def _stored(path: Path, key: str) -> StoredFile | None:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return StoredFile(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return StoredFile(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
 def _sync(path: Path) -> None:
