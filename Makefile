@@ -2,13 +2,14 @@
 # make test   install and run every test
 # make check  what CI runs: format, lint, types, tests
 # make fuzz   many more made-up requests than CI sends, other ones each time
+# make soak   everything at once, with kills, for half an hour (SOAK_SECONDS, SOAK_SEED)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A file's tests share their services, so they stay together.
 TESTS := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install run test check format fuzz bench clean
+.PHONY: install run test check format fuzz soak bench clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +36,10 @@ format: install
 
 fuzz: install
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest tests/contract/test_schemathesis.py
+
+soak: install
+	SOAK_SECONDS=$${SOAK_SECONDS:-1800} $(BIN)/python -m pytest tests/soak/test_everything_at_once.py \
+		-o log_cli=true -o log_cli_format='%(asctime)s %(message)s'
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -117,7 +117,11 @@ class ColumnStatistics:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ColumnStatistics:
-        return cls(value.get("min"), value.get("max"), value.get("nulls", 0), value.get("exact", True))
+        low, high = value.get("min"), value.get("max")
+        if value.get("type") == "double":
+            # PostgreSQL's JSON writes 1e23 as an integer, which is another number than the double.
+            low, high = (None if end is None else float(end) for end in (low, high))
+        return cls(low, high, value.get("nulls", 0), value.get("exact", True))
 
 
 @dataclass(frozen=True, slots=True)

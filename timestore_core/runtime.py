@@ -11,13 +11,14 @@ from pathlib import Path
 import structlog
 
 from timestore_core.catalog.database import Database
-from timestore_core.catalog.datasets import ensure_default_target, find_storage_target
-from timestore_core.catalog.identity import Identity, next_epoch, read_identity
+from timestore_core.catalog.datasets import ensure_default_target, find_storage_target, list_storage_targets
+from timestore_core.catalog.identity import Identity, next_epoch
 from timestore_core.catalog.ownership import claim
 from timestore_core.catalog.snapshots import SnapshotCache
 from timestore_core.engine.instance import Engine, EngineLimits
 from timestore_core.errors import ConfigurationError, NotFound, TimestoreError, Unavailable
 from timestore_core.model import Dataset, Partition, StorageTarget
+from timestore_core.partitions.cache import FileCache
 from timestore_core.plugins import PluginHost
 from timestore_core.query.engine import EngineParts, QueryEngine
 from timestore_core.queues import Queue
@@ -45,7 +46,6 @@ class Targets:
         self._known: dict[str, tuple[StorageTarget, float]] = {}
         self._drivers: dict[tuple[str, str], StorageDriver] = {}
         self._owned: set[tuple[str, str]] = set()
-        self._identity: Identity | None = None
 
     @property
     def default(self) -> StorageTarget:
@@ -84,7 +84,8 @@ class Targets:
         with self._lock:
             if key not in self._drivers:
                 try:
-                    self._drivers[key] = self._plugins.storage_kind(target.kind).open(target.config)
+                    kind = self._plugins.storage_kind(target.kind)
+                    self._drivers[key] = kind.open(kind.complete(target.config, self._settings))
                 except (ConfigurationError, ValueError, OSError) as error:
                     raise Unavailable(f"the storage target {target.name} cannot be opened: {error}") from error
             return self._drivers[key]
@@ -94,24 +95,18 @@ class Targets:
 
         Raises Unavailable where the target cannot be opened or written.
         """
-        driver = self.driver(target)
         key = (target.id, target.updated_at.isoformat())
         if key not in self._owned:
-            identity = self._identity or read_identity(self._database)
-            try:
-                self._identity = claim(driver, identity, self._database)
-            except OSError as error:
-                raise Unavailable(f"the storage target {target.name} cannot be written") from error
+            self.begin_epoch(target)
             self._owned.add(key)
-        return driver
+        return self.driver(target)
 
     def begin_epoch(self, target: StorageTarget) -> Identity:
         """A new epoch of this catalog, marked in the target too. Raises Unavailable where it cannot be written."""
         try:
-            self._identity = claim(self.driver(target), next_epoch(self._database), self._database)
+            return claim(self.driver(target), next_epoch(self._database), self._database)
         except OSError as error:
             raise Unavailable(f"the storage target {target.name} cannot be written") from error
-        return self._identity
 
 
 class Runtime:
@@ -124,6 +119,7 @@ class Runtime:
         self.database.open()
         self.targets = Targets(settings, self.database, plugins)
         self.snapshots = SnapshotCache(self.database, self._let_go)
+        self.cache = FileCache(settings.query_cache_dir, settings.query_cache_max_bytes)
         self.queue = _queue(settings, plugins)
         self.writing = Engine("write", _limits(settings, threads=1, memory_bytes=512 * MIB, max_attached=64))
         rewriting = _limits(
@@ -154,6 +150,9 @@ class Runtime:
             try:
                 driver = self.targets.driver(self.targets.get(partition.storage_target_id))
                 locations.append(driver.location(partition.file_path))
+                if partition.checksum is not None:
+                    extension = partition.file_path.rsplit(".", 1)[-1]
+                    locations.append(f"{self.cache.location}/{partition.checksum}.{extension}")
             except (TimestoreError, OSError):
                 continue
         self.engine.forget(locations)
@@ -187,7 +186,10 @@ def prepare_catalog(settings: Settings, plugins: PluginHost) -> None:
     try:
         targets = Targets(settings, database, plugins)
         try:
-            targets.begin_epoch(targets.default)
+            if targets.begin_epoch(targets.default).restored_at is not None:
+                # The original must know of a copy wherever they have files in common.
+                for target in list_storage_targets(database):
+                    targets.begin_epoch(target)
         except Unavailable as error:
             # A storage that is away for now is no reason not to start: readiness says so.
             log.warning("storage.unmarked", reason=error.message)

@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     )
 
     lifecycle_memory_bytes: Positive = _env(
-        "TIMESTORE_LIFECYCLE_MEMORY_BYTES", default=512 * MIB, help="memory of the engine that rewrites partitions"
+        "TIMESTORE_LIFECYCLE_MEMORY_BYTES", default=256 * MIB, help="memory of the engine that rewrites partitions"
     )
     lifecycle_threads: Positive = _env(
         "TIMESTORE_LIFECYCLE_THREADS", default=max(1, _cpu_count() // 2), help="threads of the engine that rewrites"
@@ -220,6 +220,65 @@ class Settings(BaseSettings):
         "TIMESTORE_STORAGE_ROOT",
         default=Path("services/data/timestore"),
         help="root of the default local target",
+    )
+    s3_bucket: str = _env("TIMESTORE_S3_BUCKET", default="timestore-data", help="bucket of the default S3 target")
+    s3_endpoint: str | None = _env("TIMESTORE_S3_ENDPOINT", default=None, help="URL of an S3 that is not AWS's")
+    s3_region: str | None = _env("TIMESTORE_S3_REGION", default=None, help="region of S3 targets that name none")
+    s3_access_key_id: SecretStr | None = _env(
+        "TIMESTORE_S3_ACCESS_KEY_ID", default=None, help="for S3 targets without keys; unset: the host's role"
+    )
+    s3_secret_access_key: SecretStr | None = _env(
+        "TIMESTORE_S3_SECRET_ACCESS_KEY", default=None, help="belongs to the access key id"
+    )
+    s3_session_token: SecretStr | None = _env(
+        "TIMESTORE_S3_SESSION_TOKEN", default=None, help="of temporary S3 credentials"
+    )
+    s3_force_path_style: bool = _env(
+        "TIMESTORE_S3_FORCE_PATH_STYLE", default=False, help="the bucket in the path, not in the host's name"
+    )
+    gcs_bucket: str = _env("TIMESTORE_GCS_BUCKET", default="timestore-data", help="bucket of the default GCS target")
+    gcs_endpoint: str | None = _env("TIMESTORE_GCS_ENDPOINT", default=None, help="URL of a GCS that is not Google's")
+    gcs_project: str | None = _env("TIMESTORE_GCS_PROJECT", default=None, help="project of GCS targets")
+    gcs_credentials: SecretStr | None = _env(
+        "TIMESTORE_GCS_CREDENTIALS", default=None, help="a service account's key (JSON); unset: the host's own"
+    )
+    gcs_hmac_key_id: SecretStr | None = _env(
+        "TIMESTORE_GCS_HMAC_KEY_ID", default=None, help="with its secret, queries stream from GCS instead of fetching"
+    )
+    gcs_hmac_secret: SecretStr | None = _env(
+        "TIMESTORE_GCS_HMAC_SECRET", default=None, help="belongs to the HMAC key id"
+    )
+    azure_container: str = _env(
+        "TIMESTORE_AZURE_CONTAINER", default="timestore-data", help="container of the default Azure target"
+    )
+    azure_account_name: str | None = _env(
+        "TIMESTORE_AZURE_ACCOUNT_NAME", default=None, help="storage account of Azure targets"
+    )
+    azure_account_key: SecretStr | None = _env("TIMESTORE_AZURE_ACCOUNT_KEY", default=None, help="the account's key")
+    azure_connection_string: SecretStr | None = _env(
+        "TIMESTORE_AZURE_CONNECTION_STRING", default=None, help="instead of account and key"
+    )
+    azure_sas_token: SecretStr | None = _env("TIMESTORE_AZURE_SAS_TOKEN", default=None, help="instead of the key")
+    storage_allow_link_local: bool = _env(
+        "TIMESTORE_STORAGE_ALLOW_LINK_LOCAL",
+        default=False,
+        help="whether a target's endpoint may be a link-local or metadata address",
+    )
+    query_cache_enabled: bool = _env(
+        "TIMESTORE_QUERY_CACHE_ENABLED", default=True, help="keep files of remote targets on this machine's disk"
+    )
+    query_cache_dir: Path = _env(
+        "TIMESTORE_QUERY_CACHE_DIR",
+        default=Path("services/data/timestore/cache"),
+        help="where; all processes of a machine share it",
+    )
+    query_cache_max_bytes: Positive = _env(
+        "TIMESTORE_QUERY_CACHE_MAX_BYTES", default=5 * GIB, help="bytes of the cache, never more"
+    )
+    query_fetch_below_bytes: NotNegative = _env(
+        "TIMESTORE_QUERY_FETCH_BELOW_BYTES",
+        default=64 * MIB,
+        help="remote files below this are fetched into the cache when first read, larger ones are streamed",
     )
     temp_dir: Path | None = _env(
         "TIMESTORE_TEMP_DIR", default=None, help="where queries spill; unset: `.tmp` in the storage root"
@@ -312,7 +371,7 @@ class Settings(BaseSettings):
     )
     admin_scope: Scope = _env("TIMESTORE_ADMIN_SCOPE", default=None, help="scope for the administrative API")
 
-    @field_validator("storage_root", "temp_dir", mode="after")
+    @field_validator("storage_root", "temp_dir", "query_cache_dir", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()

@@ -24,6 +24,34 @@ class StoredFile:
     modified_at: datetime | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """What DuckDB needs to reach a remote place: a secret of this type for everything below `scope`.
+
+    `options` are those of CREATE SECRET, such as KEY_ID and SECRET; its text form shows none of their values.
+    """
+
+    type: str
+    scope: str
+    options: Mapping[str, str | bool] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """How DuckDB reads a store's files where they are: with an extension and a secret, or, local ones, with neither."""
+
+    extension: str | None = None
+    secret: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What an engine must be able to reach: directories or URL prefixes, and the secrets for the latter."""
+
+    locations: frozenset[str]
+    secrets: tuple[Secret, ...] = ()
+
+
 class StorageDriver(Protocol):
     """One storage target, opened. Thread-safe; made once per process and target.
 
@@ -42,6 +70,12 @@ class StorageDriver(Protocol):
 
     def fetch(self, key: str, destination: Path) -> None:
         """Copy the stored file to a local path that does not exist yet. FileNotFoundError where there is none."""
+
+    def in_place(self) -> InPlace | None:
+        """How DuckDB can read files under their `location`, or None where it cannot: they are fetched then.
+
+        Asked before each use, so that credentials which expire are always fresh.
+        """
 
     def location(self, key: str) -> str:
         """The path or URL under which DuckDB opens the file in place."""
@@ -66,7 +100,8 @@ class StorageDriver(Protocol):
 class StorageKind:
     """How targets of one kind are opened, as a plugin gives it.
 
-    `open` takes the target's config and returns its driver (ValueError names what the config lacks);
+    `open` takes the target's config and returns its driver (ValueError names what the config lacks); before that
+    `complete` adds from the service's settings what the config leaves open, and where files may be staged;
     `default_config` gives the config of the default target from the service's settings; the values of
     `secret_keys` are never shown.
     """
@@ -74,3 +109,4 @@ class StorageKind:
     open: Callable[[Mapping[str, Any]], StorageDriver]
     default_config: Callable[[Settings], Mapping[str, Any]]
     secret_keys: frozenset[str] = field(default_factory=frozenset)
+    complete: Callable[[Mapping[str, Any], Settings], Mapping[str, Any]] = lambda config, _: config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from gunicorn.glogging import Logger
@@ -23,15 +23,16 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         configure_logs(settings.log_level, settings.log_format)
 
 
-def configure_logs(level: str, form: str) -> None:
-    """Send structlog and the standard library's logs to standard output in one form."""
+def configure_logs(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Send structlog and the standard library's logs to the stream (by default standard output) in one form."""
+    stream = stream or sys.stdout
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
     if form == "console":
-        renderer: Any = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        renderer: Any = structlog.dev.ConsoleRenderer(colors=stream.isatty())
         shared.append(structlog.processors.UnicodeDecoder())
     else:
         renderer = structlog.processors.JSONRenderer()
@@ -42,7 +43,7 @@ def configure_logs(level: str, form: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import falcon
 
 from timestore_core.catalog.snapshots import Head, read_head
@@ -13,6 +15,9 @@ from timestore_http.access import identify, require
 from timestore_http.body import read_body
 from timestore_http.client import gone
 from timestore_http.media import require_json
+
+# How often a query starts again because its version was replaced, and its files collected, while it was read.
+_MAX_OVERTAKEN = 8
 
 
 class QueryResource:
@@ -32,14 +37,28 @@ class QueryResource:
         require_json(req)
         body = read_body(req, runtime.settings.query_max_body_bytes, "TIMESTORE_QUERY_MAX_BODY_BYTES")
         request = parse_query(body, runtime.plugins.aggregations, runtime.settings)
-        try:
-            self._answer(req, resp, head, request)
-        except (PartitionUnreadable, Gone):
-            # A version that was replaced while it was read may have lost its files by now: the next one has the rows.
-            newer = read_head(runtime.database, slug)
-            if newer is None or newer.version == head.version:
-                raise
-            self._answer(req, resp, newer, request)
+        for _ in range(_MAX_OVERTAKEN):
+            try:
+                self._answer(req, resp, head, request)
+                return
+            except (PartitionUnreadable, Gone) as error:
+                head = self._newer(head, error)
+        self._answer(req, resp, head, request)
+
+    def _newer(self, head: Head, error: PartitionUnreadable | Gone) -> Head:
+        """The version that took this one's place while it was read, where that explains the error; else raises it.
+
+        What was replaced may have lost its files by now, and the newer version has their rows.
+        """
+        runtime, broken = self._runtime, error.details
+        newer = read_head(runtime.database, head.dataset.slug)
+        if newer is None or newer.dataset.id != head.dataset.id or newer.version == head.version:
+            raise error
+        if isinstance(broken, Mapping) and any(
+            one.id == broken.get("partitionId") for one in runtime.snapshots.partitions(newer)
+        ):
+            raise error
+        return newer
 
     def _answer(self, req: falcon.Request, resp: falcon.Response, head: Head, request: QueryRequest) -> None:
         tag = entity_tag(head, request)

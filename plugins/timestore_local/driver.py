@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from timestore_core.storage import StoredFile
+from timestore_core.storage import InPlace, StoredFile
 
 _STAGING = ".tmp"
 
@@ -40,6 +40,9 @@ class LocalDriver:
 
     def fetch(self, key: str, destination: Path) -> None:
         shutil.copyfile(self._path(key), destination)
+
+    def in_place(self) -> InPlace:
+        return InPlace()
 
     def location(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):

@@ -117,6 +117,12 @@ SELECT 1 FROM dataset_partitions
 WHERE dataset_id = %s AND collecting AND added_version IS NOT NULL AND removed_version IS NULL LIMIT 1
 """
 
+# All that a sweep leaves of a deleted dataset.
+_SWEPT = """
+SELECT 1 FROM lifecycle_audit_log WHERE event_type = 'collection.dataset.deleted'
+    AND (dataset_id = %(key)s OR payload ->> 'datasetSlug' = %(key)s) LIMIT 1
+"""
+
 _RESTORE = """
 UPDATE datasets SET slug = deleted_slug, deleted_at = NULL, deleted_slug = NULL, updated_at = clock_timestamp()
 WHERE id = %(id)s AND NOT EXISTS (SELECT 1 FROM datasets other WHERE other.slug = datasets.deleted_slug) RETURNING *
@@ -266,6 +272,8 @@ def restore(runtime: Runtime, key: str, actor: Actor) -> Dataset:
     with translated(), runtime.database.connection() as connection, connection.transaction():
         row = None if "\0" in key else connection.execute(_LOCK_DELETED, {"key": key}).fetchone()
         if row is None:
+            if "\0" not in key and connection.execute(_SWEPT, {"key": key}).fetchone() is not None:
+                raise Gone(f"the files of {key} are deleted already: its grace period is over")
             raise NotFound(f"deleted dataset {key} not found")
         if connection.execute(_BEING_COLLECTED, [row["id"]]).fetchone() is not None:
             raise Gone(f"the files of {row['deleted_slug']} are deleted already: its grace period is over")

@@ -8,6 +8,7 @@ from typing import Any
 
 from timestore_core.admin import datasets
 from timestore_core.admin.paging import decode_cursor, encode_cursor
+from timestore_core.admin.versions import require_readable
 from timestore_core.catalog.audit import audit_json
 from timestore_core.catalog.database import Connection, Row
 from timestore_core.catalog.records import manifest_json, manifest_of, partition_json, partition_of
@@ -67,7 +68,10 @@ ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 
 
 def manifest(runtime: Runtime, key: str, version: int | None) -> dict[str, Any]:
-    """The published manifest, or that of a version, with all the partitions of its snapshot."""
+    """The published manifest, or that of a version, with all the partitions of its snapshot.
+
+    Raises NotFound, and Gone for a version of which partitions may be deleted already.
+    """
     dataset = datasets.find(runtime, key)
     values = {"dataset": dataset.id, "version": version}
     row = runtime.database.read(lambda connection: connection.execute(_MANIFEST, values).fetchone())
@@ -76,6 +80,9 @@ def manifest(runtime: Runtime, key: str, version: int | None) -> dict[str, Any]:
     found = manifest_of(row)
     bounds = {"from": None, "to": None, "key": None, "after": "", "limit": MAX_MANIFEST_PARTITIONS}
     partitions = _partitions(runtime, {"dataset": dataset.id, "version": found.version, **bounds})
+    if version is not None:
+        # Asked last: a collection that began meanwhile has taken partitions from what was read.
+        runtime.database.read(lambda connection: require_readable(connection, dataset, version))
     answer = manifest_json(found, partitions)
     if found.partition_count > len(partitions):
         answer["partitionsTruncated"] = True
@@ -125,7 +132,8 @@ def partitions_page(
 ) -> dict[str, Any]:
     """The partitions of a snapshot that touch the time range and have the key's values, with column statistics.
 
-    The cursor pins the version, so that later pages are of the same snapshot.
+    The cursor pins the version, so that later pages are of the same snapshot. Raises NotFound, and Gone once
+    partitions of the version may be deleted already.
     """
     from psycopg.types.json import Jsonb
 
@@ -146,6 +154,7 @@ def partitions_page(
         "limit": limit + 1,
     }
     found = _partitions(runtime, {"dataset": dataset.id, "version": row["version"], **bounds})
+    runtime.database.read(lambda connection: require_readable(connection, dataset, row["version"]))
     more = len(found) > limit
     next_cursor = encode_cursor({"after": found[limit - 1].id, "version": row["version"]}) if more else None
     return {

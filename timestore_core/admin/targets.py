@@ -128,7 +128,7 @@ def _check_config(runtime: Runtime, kind: str, config: Mapping[str, Any]) -> Non
     if len(encoded) > MAX_CONFIG_BYTES or b"\\u0000" in encoded:
         raise InvalidRequest.at("config", f"must have at most {MAX_CONFIG_BYTES} bytes and no NUL character")
     try:
-        known.open(config)
+        known.open(known.complete(config, runtime.settings))
     except (ValueError, TypeError) as error:
         raise InvalidRequest.at("config", str(error)) from None
     except OSError:

@@ -3,6 +3,8 @@
 The row names the transaction and the database that wrote it. Copying a catalog, by a dump as by a template, writes
 the row in another transaction or another database, so the copy tells itself from the original and takes a new id.
 A copy of PostgreSQL's own files cannot be told so; there the epoch, which storage remembers too, gives it away.
+
+The new id begins as the original's does: what has the same beginning has files in common.
 """
 
 from __future__ import annotations
@@ -71,6 +73,21 @@ def found_older(database: Database, epoch: int) -> Identity:
         return _renamed(connection, row, epoch)
 
 
+def found_copied(database: Database, epoch: Identity) -> Identity:
+    """Storage knows this epoch, which has just begun here: this catalog is a copy of one that has gone on."""
+    with translated(), database.connection() as connection, connection.transaction():
+        row = _checked(connection)
+        if row["id"] != epoch.id:
+            return _identity_of(row)
+        log.error("catalog.copied", catalog=epoch.id, epoch=epoch.epoch)
+        return _renamed(connection, row, epoch.epoch)
+
+
+def are_related(one: str, other: str) -> bool:
+    """Whether one of the catalogs of these ids is a copy of the other, or both of a third."""
+    return one.partition(".")[0] == other.partition(".")[0]
+
+
 def confirm(database: Database) -> Identity:
     """An operator says that this catalog is right about its storage, however it came to be."""
     with translated(), database.connection() as connection, connection.transaction():
@@ -94,7 +111,8 @@ def _checked(connection: Connection) -> Row:
 def _renamed(connection: Connection, row: Row, epoch: int) -> Identity:
     found = connection.execute("SELECT now() AS now").fetchone()
     assert found is not None
-    return _write(connection, f"cat-{uuid4()}", max(row["epoch"], epoch) + 1, row["restored_at"] or found["now"])
+    id_ = f"{row['id'].partition('.')[0]}.{uuid4()}"
+    return _write(connection, id_, max(row["epoch"], epoch) + 1, row["restored_at"] or found["now"])
 
 
 def _write(connection: Connection, id_: str, epoch: int, restored_at: datetime | None) -> Identity:

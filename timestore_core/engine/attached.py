@@ -34,6 +34,7 @@ class AttachedFiles:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, capacity: int) -> None:
         self._connection = connection
+        self._detacher = connection.cursor()
         self._capacity = capacity
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -111,10 +112,10 @@ class AttachedFiles:
                 return
             if entry.pins == 0:
                 del self._entries[alias]
-                self._connection.execute(entry.attachment.detach)
+                self._detacher.execute(entry.attachment.detach)
 
     def _drop_if_forgotten(self, entry: _Entry) -> None:
         alias = entry.attachment.alias
         if entry.forgotten and entry.pins == 0 and self._entries.get(alias) is entry:
             del self._entries[alias]
-            self._connection.execute(entry.attachment.detach)
+            self._detacher.execute(entry.attachment.detach)

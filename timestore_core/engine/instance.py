@@ -17,7 +17,9 @@ import duckdb
 import structlog
 
 from timestore_core.engine.attached import AttachedFiles
+from timestore_core.engine.remote import remote_statements, secret_statement
 from timestore_core.names import quote_literal
+from timestore_core.storage import Access, Secret
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +48,11 @@ class Instance:
     def __init__(self, limits: EngineLimits, allowed: frozenset[str], spill: Path) -> None:
         self.allowed = allowed
         self._spill = spill
+        self._secrets: dict[str, Secret] = {}
+        self._secrets_lock = threading.Lock()
         self._connection = duckdb.connect(":memory:")
+        for statement in remote_statements(allowed):
+            self._connection.execute(statement)
         self._sorters = queue.SimpleQueue[duckdb.DuckDBPyConnection]()
         for _ in range(limits.sorters):
             sorter = self._connection.cursor()
@@ -54,7 +60,8 @@ class Instance:
             self._sorters.put(sorter)
         directories = ", ".join(quote_literal(_as_directory(one)) for one in sorted(allowed))
         for statement in (
-            "SET TimeZone = 'UTC'",
+            # Globally: otherwise they would hold for this connection alone, and not for its cursors.
+            "SET GLOBAL TimeZone = 'UTC'",
             f"SET threads = {limits.threads:d}",
             f"SET memory_limit = '{limits.memory_bytes:d}B'",
             f"SET temp_directory = {quote_literal(str(spill))}",
@@ -64,7 +71,7 @@ class Instance:
             "SET autoinstall_known_extensions = false",
             "SET autoload_known_extensions = false",
             "SET allow_community_extensions = false",
-            "SET python_enable_replacements = false",
+            "SET GLOBAL python_enable_replacements = false",
             f"SET allowed_directories = [{directories}]",
             "SET enable_external_access = false",
             "SET lock_configuration = true",
@@ -82,6 +89,15 @@ class Instance:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to this instance, for one thread."""
         return self._connection.cursor()
+
+    def ensure_secrets(self, secrets: Iterable[Secret]) -> None:
+        """Give DuckDB the secrets, where they are new or have changed since: credentials are renewed."""
+        with self._secrets_lock:
+            for secret in secrets:
+                if self._secrets.get(secret.scope) != secret:
+                    # Not through a cursor: DuckDB 1.5.5 then signs nothing with it.
+                    self._connection.execute(secret_statement(secret))
+                    self._secrets[secret.scope] = secret
 
     @contextmanager
     def sorter(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -117,10 +133,12 @@ class Engine:
         self._spill = _own_spill_dir(limits.spill_dir, name)
 
     @contextmanager
-    def lease(self, locations: Iterable[str]) -> Iterator[Instance]:
-        """The instance that may reach these directories, for the time of the block."""
-        instance = self._take(frozenset(locations))
+    def lease(self, wanted: Iterable[str] | Access) -> Iterator[Instance]:
+        """The instance that may reach these directories, or has this access, for the time of the block."""
+        access = wanted if isinstance(wanted, Access) else Access(frozenset(wanted))
+        instance = self._take(access.locations)
         try:
+            instance.ensure_secrets(access.secrets)
             yield instance
         except duckdb.Error as error:
             # What a full disk cut short stays in the spill directory until its instance is closed.

@@ -2,7 +2,8 @@
 
 A removed partition is first marked in the catalog (from then on no version that has it can be restored), then its
 file is deleted, then its row: killed in between, the next run finds the mark and goes on. Leftovers of crashes are
-found by listing storage; they go only where this catalog is the sole owner of the place.
+found by listing storage; they go only where this catalog is the sole owner of the place. Where a copy of this catalog
+owns it too nothing goes: what this one has removed may be what the other one still reads.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 import structlog
 
 from timestore_core.catalog.database import Connection, Database, Row, translated
-from timestore_core.catalog.identity import Identity, read_identity
+from timestore_core.catalog.identity import Identity, are_related, read_identity
 from timestore_core.catalog.ownership import FOLDER, owners
+from timestore_core.errors import Unavailable
 from timestore_core.lifecycle.clock import expiry_time
 from timestore_core.lifecycle.operation import Maintenance, Outcome, Status
 from timestore_core.lifecycle.policy import policy_of
@@ -37,6 +39,7 @@ HISTORY_HOURS = 24
 _DUE = """
 FROM dataset_partitions p
 WHERE p.dataset_id = %(dataset)s AND p.removed_version IS NOT NULL AND NOT p.collecting AND p.removed_at <= %(before)s
+    AND p.storage_target_id = ANY(%(targets)s)
     AND NOT EXISTS (SELECT 1 FROM dataset_pins n WHERE n.dataset_id = p.dataset_id
         AND n.version >= p.added_version AND n.version < p.removed_version)
 """
@@ -54,7 +57,9 @@ _MARKED = """
 SELECT p.id, p.storage_target_id, p.file_path, p.file_size_bytes, EXISTS (
     SELECT 1 FROM dataset_partitions other WHERE other.file_path = p.file_path AND NOT other.collecting
 ) AS still_used
-FROM dataset_partitions p WHERE p.dataset_id = %(dataset)s AND p.collecting ORDER BY p.id LIMIT %(limit)s
+FROM dataset_partitions p
+WHERE p.dataset_id = %(dataset)s AND p.collecting AND p.storage_target_id = ANY(%(targets)s)
+ORDER BY p.id LIMIT %(limit)s
 """
 
 _FORGET = "DELETE FROM dataset_partitions WHERE id = ANY(%s) AND collecting"
@@ -95,18 +100,53 @@ def collect(maintenance: Maintenance) -> Outcome:
     kept_hours = runtime.settings.snapshot_retention_hours
     before = now - max(grace, timedelta(hours=kept_hours or 0))
     history_before = now - max(grace, timedelta(hours=HISTORY_HOURS if kept_hours is None else kept_hours))
+    targets, shared, failure = _targets_of(maintenance), dict[str, str](), None
+    for target in targets:
+        try:
+            why = shared_with_copy(runtime, target, maintenance.dry_run)
+        except Unavailable as error:
+            failure, why = error, error.message
+        if why is not None:
+            shared[target.id] = why
+    refusal = refusal_of(read_identity(runtime.database))
+    if refusal is not None:
+        return Outcome("skipped", refusal)
+    own = [one.id for one in targets if one.id not in shared]
     if maintenance.dry_run:
-        return _preview(maintenance, before, now)
-    files, size_bytes = collect_partitions(runtime, dataset.id, before)
+        return _preview(maintenance, targets, own, before, now)
+    files, size_bytes = collect_partitions(runtime, dataset.id, own, before)
+    if failure is not None:
+        # What can be collected is; the listings below need every target.
+        raise failure
     manifests = _expire_manifests(runtime.database, dataset.id, history_before)
-    stray, stray_bytes, kept = _remove_leftovers(maintenance, _leftovers_of_dataset(maintenance, now))
+    stray, stray_bytes, kept = _remove_leftovers(maintenance, _leftovers_of_dataset(maintenance, targets, now))
     done = files + stray
     details: dict[str, Any] = {"manifests": manifests, "leftovers": stray}
     if kept:
         details["keptLeftovers"] = kept
-    message = None if done or manifests else "nothing is old enough to be deleted"
+    message = next(iter(shared.values()), None)
+    if message is None and not done and not manifests:
+        message = "nothing is old enough to be deleted"
     status: Status = "completed" if done or manifests else "skipped"
     return Outcome(status, message, done, done, size_bytes + stray_bytes, (), details)
+
+
+def shared_with_copy(runtime: Runtime, target: StorageTarget, dry_run: bool) -> str | None:
+    """Why nothing at all may be deleted there, or None; leaves this catalog's marker unless it is a dry run.
+
+    Raises Unavailable where storage fails.
+    """
+    identity = read_identity(runtime.database) if dry_run else runtime.targets.begin_epoch(target)
+    with storage_errors(target):
+        others = set(owners(runtime.targets.driver(target))) - {identity.id}
+    copies = sorted(one for one in others if are_related(one, identity.id))
+    if not copies:
+        return None
+    return (
+        f"another catalog that was copied from this one, or this one from it, owns {target.name} too "
+        f"({', '.join(copies)}): nothing is deleted there, since it may still need what this one has removed. "
+        "Stop the one that is not needed; then `timestore storage confirm` makes the other the only owner"
+    )
 
 
 def refusal_of(identity: Identity) -> str | None:
@@ -119,22 +159,24 @@ def refusal_of(identity: Identity) -> str | None:
     )
 
 
-def collect_partitions(runtime: Runtime, dataset_id: str, before: datetime) -> tuple[int, int]:
+def collect_partitions(
+    runtime: Runtime, dataset_id: str, target_ids: Sequence[str], before: datetime
+) -> tuple[int, int]:
     """Delete the files of partitions that left before that time and that no pin holds; how many, and their bytes."""
     files = size_bytes = 0
     while True:
-        marked = _mark(runtime.database, dataset_id, before)
-        deleted, deleted_bytes = delete_marked(runtime, dataset_id)
+        marked = _mark(runtime.database, dataset_id, target_ids, before)
+        deleted, deleted_bytes = delete_marked(runtime, dataset_id, target_ids)
         files, size_bytes = files + deleted, size_bytes + deleted_bytes
         if marked < _CHUNK:
             return files, size_bytes
 
 
-def delete_marked(runtime: Runtime, dataset_id: str) -> tuple[int, int]:
-    """Delete what is marked, by this run or by one that was killed."""
+def delete_marked(runtime: Runtime, dataset_id: str, target_ids: Sequence[str]) -> tuple[int, int]:
+    """Delete what is marked on these targets, by this run or by one that was killed."""
     files = size_bytes = 0
     while True:
-        values = {"dataset": dataset_id, "limit": _CHUNK}
+        values = {"dataset": dataset_id, "targets": list(target_ids), "limit": _CHUNK}
 
         def read(connection: Connection, values: Mapping[str, Any] = values) -> list[Row]:
             return connection.execute(_MARKED, values).fetchall()
@@ -198,8 +240,8 @@ def _is_partition(key: str) -> bool:
     return not key.startswith(f"{FOLDER}/") and _PART.fullmatch(key.rsplit("/", 1)[-1]) is not None
 
 
-def _mark(database: Database, dataset_id: str, before: datetime) -> int:
-    values = {"dataset": dataset_id, "before": before, "limit": _CHUNK}
+def _mark(database: Database, dataset_id: str, target_ids: Sequence[str], before: datetime) -> int:
+    values = {"dataset": dataset_id, "targets": list(target_ids), "before": before, "limit": _CHUNK}
     with translated(), database.connection() as connection, connection.transaction():
         # Whoever restores or pins a version holds the dataset's row too.
         connection.execute("SELECT 1 FROM datasets WHERE id = %s FOR UPDATE", [dataset_id])
@@ -221,18 +263,22 @@ def _expire_manifests(database: Database, dataset_id: str, before: datetime) -> 
             return expired
 
 
-def _leftovers_of_dataset(maintenance: Maintenance, now: datetime) -> list[Leftovers]:
-    """What crashes left in the dataset's folder, on every target that it uses."""
+def _targets_of(maintenance: Maintenance) -> list[StorageTarget]:
+    """Every target that the dataset uses."""
     runtime, dataset = maintenance.runtime, maintenance.dataset
     ids = {row["id"] for row in runtime.database.read(lambda c: c.execute(_TARGETS_OF, [dataset.id]).fetchall())}
     ids.add(runtime.targets.for_ingest(None, dataset).id)
-    found = []
-    for target in map(runtime.targets.get, sorted(ids)):
-        # A place that was used before there were markers gets one; a preview changes nothing.
-        identity = read_identity(runtime.database) if maintenance.dry_run else runtime.targets.begin_epoch(target)
-        driver = runtime.targets.driver(target)
-        found.append(find_leftovers(runtime, target, driver.list(fold_segment(dataset.slug)), now, identity))
-    return found
+    return [runtime.targets.get(one) for one in sorted(ids)]
+
+
+def _leftovers_of_dataset(maintenance: Maintenance, targets: Sequence[StorageTarget], now: datetime) -> list[Leftovers]:
+    """What crashes left in the dataset's folder, on each of its targets."""
+    runtime = maintenance.runtime
+    identity, folder = read_identity(runtime.database), fold_segment(maintenance.dataset.slug)
+    return [
+        find_leftovers(runtime, target, runtime.targets.driver(target).list(folder), now, identity)
+        for target in targets
+    ]
 
 
 def _remove_leftovers(maintenance: Maintenance, found: Sequence[Leftovers]) -> tuple[int, int, list[dict[str, Any]]]:
@@ -247,11 +293,13 @@ def _remove_leftovers(maintenance: Maintenance, found: Sequence[Leftovers]) -> t
     return files, size_bytes, kept
 
 
-def _preview(maintenance: Maintenance, before: datetime, now: datetime) -> Outcome:
+def _preview(
+    maintenance: Maintenance, targets: Sequence[StorageTarget], own: Sequence[str], before: datetime, now: datetime
+) -> Outcome:
     database, dataset = maintenance.runtime.database, maintenance.dataset
-    values = {"dataset": dataset.id, "before": before}
+    values = {"dataset": dataset.id, "targets": list(own), "before": before}
     due = database.read(lambda connection: connection.execute(_PREVIEW, values).fetchall())
-    leftovers = _leftovers_of_dataset(maintenance, now)
+    leftovers = _leftovers_of_dataset(maintenance, targets, now)
     shown = [{"id": row["id"], "filePath": row["file_path"], "reason": "removed"} for row in due[:1000]]
     for one in leftovers:
         shown += [{"filePath": file.key, "reason": one.reason or "leftover of a crash"} for file in one.files[:1000]]

@@ -14,7 +14,8 @@ import msgspec
 from timestore_core.catalog.audit import about
 from timestore_core.catalog.change import Change, Event, InputsGoneError, NewPartition, publish_change
 from timestore_core.catalog.snapshots import Head, read_head
-from timestore_core.errors import Conflict, InvalidRequest, NotFound, Problem, Unavailable
+from timestore_core.errors import Conflict, Gone, InvalidRequest, NotFound, PartitionUnreadable, Problem, Unavailable
+from timestore_core.lifecycle.live import whole_partitions
 from timestore_core.lifecycle.rewriting import Rewrite, new_partition, opened, rewrite
 from timestore_core.model import Actor, Dataset, Partition, TimeRange
 from timestore_core.partitions.stored import Place, StoredPartition, discard
@@ -70,17 +71,27 @@ def delete_rows(runtime: Runtime, dataset: Dataset, wire: WireDeletion, actor: A
         head = read_head(runtime.database, dataset.slug)
         if head is None:
             raise NotFound(f"dataset {dataset.slug} not found")
-        touched = [one for part in _candidates(runtime, head, deletion) for one in [_touched(runtime, part, deletion)]]
-        touched = [one for one in touched if one.rows]
-        report = _report(dataset, touched)
-        if wire.dry_run or not touched:
-            return {**report, "dryRun": wire.dry_run, "version": head.version}
         try:
+            looked_at = [_touched(runtime, one, deletion) for one in _candidates(runtime, head, deletion)]
+            touched = [one for one in looked_at if one.rows]
+            report = _report(dataset, touched)
+            if wire.dry_run or not touched:
+                return {**report, "dryRun": wire.dry_run, "version": head.version}
             version = _delete(runtime, dataset, deletion, touched, actor)
-        except InputsGoneError:
+        except (InputsGoneError, Gone):
+            continue
+        except PartitionUnreadable as error:
+            if not _has_left(runtime, dataset, error):
+                raise
             continue
         return {**report, "dryRun": False, "version": version}
     raise Conflict("the dataset's partitions changed all the time; try again", code="overtaken")
+
+
+def _has_left(runtime: Runtime, dataset: Dataset, error: PartitionUnreadable) -> bool:
+    """Whether the partition left the snapshot before it was read: its file may have been collected since."""
+    ids = error.details.get("partitionIds", ()) if isinstance(error.details, Mapping) else ()
+    return len(whole_partitions(runtime.database, dataset.id, ids)) < len(ids)
 
 
 def _checked(wire: WireDeletion) -> Deletion:

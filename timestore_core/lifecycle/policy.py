@@ -13,6 +13,9 @@ from timestore_core.model import Dataset
 from timestore_core.runtime import Runtime
 from timestore_core.settings import Settings
 
+# A thousand years: what can still be taken off today's date.
+_LONGEST_GRACE_HOURS = 8_766_000
+
 READ_POLICY = "SELECT policy, updated_at FROM dataset_retention_policies WHERE dataset_id = %s"
 
 
@@ -59,7 +62,7 @@ def policy_of(runtime: Runtime, dataset: Dataset) -> Policy:
     return Policy(
         max_age=None if hours is None else _hours(hours),
         max_total_bytes=None if size_bytes is None else int(size_bytes),
-        grace=_hours(grace_minutes / 60),
+        grace=_hours(min(grace_minutes / 60, _LONGEST_GRACE_HOURS)),
         cold_after=None if cold_hours is None else _hours(cold_hours),
         cold_target_id=cold_target if isinstance(cold_target, str) else None,
     )

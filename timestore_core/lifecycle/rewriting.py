@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -14,12 +14,14 @@ import duckdb
 from timestore_core.catalog.change import NewPartition
 from timestore_core.engine.attached import Attachment
 from timestore_core.engine.instance import is_disk_full
-from timestore_core.errors import PartitionUnreadable, TimestoreError
+from timestore_core.engine.remote import is_remote
+from timestore_core.errors import PartitionUnreadable, TimestoreError, Unavailable
 from timestore_core.model import ColumnStatistics, Field, FieldType, Partition, Schema
 from timestore_core.partitions.format import Layout, WrittenFile
 from timestore_core.partitions.inspect import inspect
+from timestore_core.partitions.located import located
 from timestore_core.partitions.stored import Place, StoredPartition, store_partition
-from timestore_core.query.rows_sql import StoredRows, distinct_sql, gathered_sql
+from timestore_core.query.rows_sql import StoredRows, distinct_sql, every_value_sql, gathered_sql
 from timestore_core.runtime import Runtime
 
 # A series' rows stand together; a question about one of them reads few of these.
@@ -55,8 +57,17 @@ def rewrite(runtime: Runtime, asked: Rewrite, step: str) -> StoredPartition:
     """
 
     def write(path: Path) -> WrittenFile:
-        with opened(runtime, asked.sources, [str(path.parent)]) as sources:
-            return _written(runtime, sources, asked, path)
+        try:
+            with opened(runtime, asked.sources, [str(path.parent)]) as sources:
+                return _written(runtime, sources, asked, path)
+        except PartitionUnreadable:
+            _read_each(runtime, asked.sources)
+            raise
+        except OSError as error:
+            # DuckDB says the same of a source that it cannot read and of a target that it cannot write.
+            if error.errno == errno.EIO:
+                _read_each(runtime, asked.sources)
+            raise
 
     return store_partition(runtime, asked.place, step, write)
 
@@ -106,37 +117,51 @@ def opened(runtime: Runtime, partitions: Sequence[Partition], also_allowed: Sequ
 
     DuckDB's errors come out as PartitionUnreadable, a full disk as OSError, too little memory as RewriteError.
     """
-    allowed, attachments, rows = set(also_allowed), [], []
+    with located(runtime, partitions) as places:
+        attachments, rows = [], []
+        for partition in partitions:
+            location = places.locations[partition.id]
+            format_ = runtime.plugins.partition_format(partition.file_format)
+            attach, detach = format_.attach(location, location), format_.detach(location)
+            if attach is not None and detach is not None:
+                attachments.append(Attachment(location, attach, detach))
+            rows.append(StoredRows(format_.relation(location, location, partition.table_name), partition.schema))
+        aliases = [one.alias for one in attachments]
+
+        def failed(attachment: Attachment, error: Exception) -> Exception:
+            if is_remote(attachment.alias):
+                return error
+            return _unreadable(partitions[aliases.index(attachment.alias) :][:1])
+
+        access = replace(places.access, locations=places.access.locations | set(also_allowed))
+        try:
+            with runtime.rewriting.lease(access) as instance:
+                try:
+                    with instance.attached.pinned(attachments, failed), instance.sorter() as cursor:
+                        yield Opened(cursor, rows)
+                finally:
+                    # Sources are rarely read twice by maintenance; kept open they would hold the disk after they go.
+                    for attachment in attachments:
+                        instance.attached.forget(attachment.alias)
+        except duckdb.OutOfMemoryException as error:
+            raise RewriteError(
+                "rewriting needs more than TIMESTORE_LIFECYCLE_MEMORY_BYTES and TIMESTORE_QUERY_TEMP_BYTES allow"
+            ) from error
+        except duckdb.Error as error:
+            if is_disk_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            if places.streamed:
+                raise Unavailable(
+                    "a remote partition could not be read to its end; the next run tries again"
+                ) from error
+            raise _unreadable(partitions) from error
+
+
+def _read_each(runtime: Runtime, partitions: Sequence[Partition]) -> None:
+    """Read every value of each of them alone. Raises PartitionUnreadable naming the first that is at fault."""
     for partition in partitions:
-        driver = runtime.targets.driver(runtime.targets.get(partition.storage_target_id))
-        allowed |= set(driver.allowed_locations())
-        location = driver.location(partition.file_path)
-        format_ = runtime.plugins.partition_format(partition.file_format)
-        attach, detach = format_.attach(location, location), format_.detach(location)
-        if attach is not None and detach is not None:
-            attachments.append(Attachment(location, attach, detach))
-        rows.append(StoredRows(format_.relation(location, location, partition.table_name), partition.schema))
-
-    def failed(attachment: Attachment, _: Exception) -> Exception:
-        return _unreadable(partitions[[one.alias for one in attachments].index(attachment.alias) :][:1])
-
-    try:
-        with runtime.rewriting.lease(allowed) as instance:
-            try:
-                with instance.attached.pinned(attachments, failed), instance.sorter() as cursor:
-                    yield Opened(cursor, rows)
-            finally:
-                # Sources are rarely read twice by maintenance; kept open they would hold the disk after they go.
-                for attachment in attachments:
-                    instance.attached.forget(attachment.alias)
-    except duckdb.OutOfMemoryException as error:
-        raise RewriteError(
-            "rewriting needs more than TIMESTORE_LIFECYCLE_MEMORY_BYTES and TIMESTORE_QUERY_TEMP_BYTES allow"
-        ) from error
-    except duckdb.Error as error:
-        if is_disk_full(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise _unreadable(partitions) from error
+        with opened(runtime, [partition]) as source:
+            source.cursor.execute(every_value_sql(source.rows[0].relation, partition.schema.names)).fetchone()
 
 
 def _unreadable(partitions: Sequence[Partition]) -> PartitionUnreadable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,9 +25,10 @@ from timestore_core.lifecycle.collection import (
     delete_marked,
     find_leftovers,
     refusal_of,
+    shared_with_copy,
 )
 from timestore_core.lifecycle.policy import policy_of
-from timestore_core.model import Dataset
+from timestore_core.model import Dataset, StorageTarget
 from timestore_core.runtime import Runtime
 
 log = structlog.get_logger(__name__)
@@ -37,7 +39,8 @@ _FAILED_BATCHES_KEPT = timedelta(days=7)
 _LOCK = "timestore-sweep"
 
 _DELETED = """
-SELECT d.*, EXISTS (SELECT 1 FROM dataset_pins n WHERE n.dataset_id = d.id) AS pinned
+SELECT d.*, EXISTS (SELECT 1 FROM dataset_pins n WHERE n.dataset_id = d.id) AS pinned,
+    ARRAY(SELECT DISTINCT p.storage_target_id FROM dataset_partitions p WHERE p.dataset_id = d.id) AS targets
 FROM datasets d WHERE d.deleted_at IS NOT NULL ORDER BY d.id
 """
 
@@ -121,11 +124,15 @@ def _sweep(runtime: Runtime, dry_run: bool) -> Swept:
     refusal = refusal_of(read_identity(runtime.database))
     if refusal is not None:
         return Swept((), 0, 0, (), refusal=refusal)
-    gone = _expired_datasets(runtime, now)
+    targets = _own_targets(runtime, dry_run)
+    refusal = refusal_of(read_identity(runtime.database))
+    if refusal is not None:
+        return Swept((), 0, 0, (), refusal=refusal)
+    gone = _expired_datasets(runtime, now, {one.id for one in targets})
     files = size_bytes = 0
     if not dry_run:
         for dataset in gone:
-            deleted, deleted_bytes = _delete_dataset(runtime, dataset)
+            deleted, deleted_bytes = _delete_dataset(runtime, dataset, [one.id for one in targets])
             files, size_bytes = files + deleted, size_bytes + deleted_bytes
     leftovers = _leftovers(runtime, now, dry_run)
     going = [one for one in leftovers if one.reason is None]
@@ -142,25 +149,42 @@ def _sweep(runtime: Runtime, dry_run: bool) -> Swept:
     return Swept(names, files, size_bytes, tuple(leftovers), job_runs, failed)
 
 
-def _expired_datasets(runtime: Runtime, now: datetime) -> list[Dataset]:
-    """Deleted datasets whose grace period is over and of which no version is pinned."""
+def _own_targets(runtime: Runtime, dry_run: bool) -> list[StorageTarget]:
+    """The targets that can be reached and that no copy of this catalog owns too."""
+    found = []
+    for target in list_storage_targets(runtime.database):
+        try:
+            reason = shared_with_copy(runtime, target, dry_run)
+        except TimestoreError as error:
+            reason = error.message
+        if reason is None:
+            found.append(target)
+        else:
+            log.warning("sweep.target_skipped", target=target.name, reason=reason)
+    return found
+
+
+def _expired_datasets(runtime: Runtime, now: datetime, target_ids: Set[str]) -> list[Dataset]:
+    """Deleted datasets on these targets whose grace period is over and of which no version is pinned."""
     rows = runtime.database.read(lambda connection: connection.execute(_DELETED).fetchall())
     kept = timedelta(hours=runtime.settings.snapshot_retention_hours or 0)
     return [
         dataset
         for row in rows
         for dataset in [dataset_of(row)]
-        if not row["pinned"] and row["deleted_at"] <= now - max(policy_of(runtime, dataset).grace, kept)
+        if not row["pinned"]
+        and target_ids >= set(row["targets"])
+        and row["deleted_at"] <= now - max(policy_of(runtime, dataset).grace, kept)
     ]
 
 
-def _delete_dataset(runtime: Runtime, dataset: Dataset) -> tuple[int, int]:
+def _delete_dataset(runtime: Runtime, dataset: Dataset, target_ids: Sequence[str]) -> tuple[int, int]:
     """Its files, then its rows. What tells of it in the audit log stays."""
     with translated(), runtime.database.connection() as connection, connection.transaction():
         # Whoever takes the deletion back holds the row too, and finds the marks.
         connection.execute("SELECT 1 FROM datasets WHERE id = %s FOR UPDATE", [dataset.id])
         connection.execute(_MARK_ALL, [dataset.id])
-    files, size_bytes = delete_marked(runtime, dataset.id)
+    files, size_bytes = delete_marked(runtime, dataset.id, target_ids)
     with translated(), runtime.database.connection() as connection, connection.transaction():
         payload = {"datasetId": dataset.id, "datasetSlug": dataset.slug.partition(" deleted ")[0], "files": files}
         deleted = connection.execute(
@@ -174,10 +198,9 @@ def _delete_dataset(runtime: Runtime, dataset: Dataset) -> tuple[int, int]:
 
 
 def _leftovers(runtime: Runtime, now: datetime, dry_run: bool) -> list[Leftovers]:
-    found = []
+    found, identity = [], read_identity(runtime.database)
     for target in list_storage_targets(runtime.database):
         try:
-            identity = read_identity(runtime.database) if dry_run else runtime.targets.begin_epoch(target)
             driver = runtime.targets.driver(target)
             if not dry_run:
                 _sweep_staging(driver.staging_dir(), runtime.settings.lifecycle_orphan_age_minutes * 60)

@@ -15,8 +15,9 @@ from timestore_core.lifecycle.live import LivePartition, live_partitions, whole_
 from timestore_core.lifecycle.operation import Maintenance, Outcome, Status
 from timestore_core.lifecycle.policy import policy_of
 from timestore_core.model import Partition, StorageTarget
+from timestore_core.partitions.checksum import sha1_of
 from timestore_core.partitions.format import WrittenFile
-from timestore_core.partitions.stored import Place, StoredPartition, discard, sha1_of, store_partition
+from timestore_core.partitions.stored import Place, StoredPartition, discard, store_partition
 from timestore_core.times import from_us
 
 log = structlog.get_logger(__name__)
@@ -64,21 +65,26 @@ def move_partitions(
         maintenance.progress(operation, number, len(going))
         for partition in whole_partitions(runtime.database, dataset.id, [one.id]):
             try:
-                audit += _move(maintenance, partition, target, operation)
+                events = _move(maintenance, partition, target, operation)
             except (Unavailable, InsufficientStorage):
                 raise
             except TimestoreError as error:
                 log.error("tiering.partition_failed", partition=one.id, reason=error.message)
                 problem = error.message
                 continue
-            moved += 1
-            size_bytes += one.bytes
+            if events is not None:
+                audit += events
+                moved += 1
+                size_bytes += one.bytes
     maintenance.progress(operation, len(going), len(going))
     status: Status = "failed" if problem else "completed"
     return Outcome(status, problem, moved, moved, size_bytes, tuple(audit))
 
 
-def _move(maintenance: Maintenance, partition: Partition, target: StorageTarget, operation: str) -> tuple[Row, ...]:
+def _move(
+    maintenance: Maintenance, partition: Partition, target: StorageTarget, operation: str
+) -> tuple[Row, ...] | None:
+    """Its lines of the audit log; None where the partition left the snapshot meanwhile."""
     runtime, dataset = maintenance.runtime, maintenance.dataset
     source = runtime.targets.driver(runtime.targets.get(partition.storage_target_id))
 
@@ -114,7 +120,7 @@ def _move(maintenance: Maintenance, partition: Partition, target: StorageTarget,
         changed = publish_change(runtime.database, change)
     except InputsGoneError:
         discard(runtime.targets.driver(target), stored.key)
-        return ()
+        return None
     runtime.plugins.step(f"{operation}.published")
     return changed.audit
 

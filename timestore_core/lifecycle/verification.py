@@ -20,10 +20,11 @@ from timestore_core.lifecycle.live import live_partitions, whole_partitions
 from timestore_core.lifecycle.operation import Maintenance, Outcome, Status
 from timestore_core.lifecycle.rewriting import opened
 from timestore_core.model import Partition
+from timestore_core.partitions.checksum import sha1_of
 from timestore_core.partitions.format import WrittenFile
 from timestore_core.partitions.inspect import inspect
 from timestore_core.partitions.paths import fold_segment
-from timestore_core.partitions.stored import remove_staged, sha1_of, storage_errors
+from timestore_core.partitions.stored import remove_staged, storage_errors
 
 _CHUNK = 200
 _EVERY_HOURS = 24
@@ -133,7 +134,11 @@ def verify(maintenance: Maintenance, *, deep: bool, repair: bool) -> Verified:
         for partition in whole_partitions(runtime.database, dataset.id, ids):
             if maintenance.stop.is_set():
                 return verified
+            known = len(verified.findings)
             _verify_partition(maintenance, partition, verified, deep=deep, repair=repair)
+            if verified.findings[known:] and not whole_partitions(runtime.database, dataset.id, [partition.id]):
+                # It left the snapshot while it was looked at, and its file may have been collected.
+                del verified.findings[known:]
     maintenance.progress("verification", len(live), len(live))
     _verify_totals(maintenance, verified, repair=repair)
     _verify_storage(maintenance, verified)

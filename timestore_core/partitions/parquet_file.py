@@ -41,4 +41,5 @@ class ParquetFile:
         return None
 
     def relation(self, location: str, alias: str, table_name: str) -> str:  # noqa: ARG002
-        return f"read_parquet({quote_literal(location)})"
+        # Else the folders' `key=value` would stand in for the column of that name.
+        return f"read_parquet({quote_literal(location)}, hive_partitioning = false)"

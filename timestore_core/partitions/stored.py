@@ -7,7 +7,7 @@ stored   a file under its final key, named by nobody: collection removes it when
 from __future__ import annotations
 
 import errno
-import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import structlog
 
 from timestore_core.errors import InsufficientStorage, TimestoreError, Unavailable
 from timestore_core.model import StorageTarget, new_id
+from timestore_core.partitions.checksum import sha1_of
 from timestore_core.partitions.format import WrittenFile
 from timestore_core.partitions.paths import partition_key_path
 from timestore_core.runtime import Runtime
@@ -26,7 +27,6 @@ from timestore_core.times import running_s
 log = structlog.get_logger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_HASH_CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,13 @@ def store_partition(runtime: Runtime, place: Place, step: str, write: Callable[[
             written = write(staged)
             checksum = sha1_of(staged)
             runtime.plugins.step(f"{step}.file_written")
+            # The deadline counts from before the file gets its age: whoever is stopped anywhere after this is late.
+            deadline_s = running_s() + runtime.settings.lifecycle_orphan_age_minutes * 60 / 2
+            os.utime(staged)
             stored = driver.put(staged, key)
         finally:
             remove_staged(staged)
     runtime.plugins.step(f"{step}.file_stored")
-    deadline_s = running_s() + runtime.settings.lifecycle_orphan_age_minutes * 60 / 2
     return StoredPartition(
         partition_id, place.target, place.format, stored.key, stored.size_bytes, checksum, written, deadline_s
     )
@@ -89,15 +91,6 @@ def discard(driver: StorageDriver, key: str) -> None:
         driver.delete(key)
     except OSError:
         log.warning("storage.discard_failed", key=key)
-
-
-def sha1_of(path: Path) -> str:
-    """The checksum of a local file, as the catalog keeps it."""
-    digest = hashlib.sha1(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def remove_staged(staged: Path) -> None:

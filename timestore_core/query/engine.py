@@ -15,12 +15,14 @@ import structlog
 from timestore_core.aggregations import Aggregation
 from timestore_core.engine.attached import Attachment
 from timestore_core.engine.instance import Engine, Instance, is_disk_full
+from timestore_core.engine.remote import is_remote
 from timestore_core.errors import InsufficientStorage, InvalidRequest, PartitionUnreadable, TimestoreError, TooLarge
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.format import PartitionFormat
 from timestore_core.query.plan import PlannedPartition, QueryPlan
 from timestore_core.query.sql import json_rows_sql, merge_sql, partial_sql, undivided_sql
 from timestore_core.query.watch import Watchdog
+from timestore_core.storage import Access
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +50,8 @@ class QueryEngine(Protocol):
 
     formats: frozenset[str]
 
-    def json_rows(self, plan: QueryPlan, allowed: Iterable[str], is_gone: Callable[[], bool] | None) -> JsonRows:
-        """The plan's answer. `allowed` are the locations that the plan's files are under."""
+    def json_rows(self, plan: QueryPlan, access: Access, is_gone: Callable[[], bool] | None) -> JsonRows:
+        """The plan's answer. `access` is what the engine must be able to reach for the plan's files."""
 
     def check(self) -> None:
         """Run a real, tiny query; raises when the engine cannot."""
@@ -87,12 +89,12 @@ class LocalEngine:
         self._watchdog = Watchdog()
         self.formats = frozenset(parts.formats)
 
-    def json_rows(self, plan: QueryPlan, allowed: Iterable[str], is_gone: Callable[[], bool] | None) -> JsonRows:
+    def json_rows(self, plan: QueryPlan, access: Access, is_gone: Callable[[], bool] | None) -> JsonRows:
         if not plan.partitions:
             return JsonRows(b"", 0)
         try:
             with (
-                self._engine.lease(allowed) as instance,
+                self._engine.lease(access) as instance,
                 instance.cursor() as cursor,
                 self._watchdog.watching(cursor, plan.timeout_ms, is_gone),
             ):
@@ -112,7 +114,7 @@ class LocalEngine:
                     "time range, fewer columns or larger buckets",
                     code="spill_full",
                 ) from error
-            with self._engine.lease(allowed) as instance:
+            with self._engine.lease(access) as instance:
                 raise self._explained(instance, plan, error) from error
         if plan.limit_is_guard and answer.rows >= plan.row_limit:
             raise TooLarge(
@@ -194,6 +196,10 @@ class LocalEngine:
 
     def _explained(self, instance: Instance, plan: QueryPlan, error: duckdb.Error) -> Exception:
         """Which partition is at fault: each is read alone, those that are well are not."""
+        if any(is_remote(partition.location) for partition in plan.partitions):
+            # Reading all of them whole over the network would cost more than fetching them, which is tried next.
+            log.warning("partition.stream_failed", dataset=plan.dataset_slug, error=str(error)[:300])
+            return PartitionUnreadable("a partition of a remote store cannot be read")
         for partition in plan.partitions:
             try:
                 with ExitStack() as pinned, instance.cursor() as cursor:

@@ -45,6 +45,11 @@ def outside_range_sql(time_column: str, start_us: int, end_us: int) -> str:
     return f"NOT coalesce({time} BETWEEN make_timestamp({start_us:d}) AND make_timestamp({end_us:d}), false)"
 
 
+def every_value_sql(relation: str, columns: Sequence[str]) -> str:
+    """One row that depends on every value: a minimum would be answered from the file's own statistics."""
+    return f"SELECT {', '.join(f'bit_xor(hash({quote_identifier(name)}))' for name in columns)} FROM {relation}"
+
+
 def count_sql(rows: str) -> str:
     """How many rows there are."""
     return f"SELECT count(*) FROM ({rows})"

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from timestore_core import __version__
 from timestore_core.catalog.snapshots import Head
-from timestore_core.errors import InvalidRequest
-from timestore_core.model import Field
+from timestore_core.errors import InvalidRequest, PartitionUnreadable
+from timestore_core.model import Field, Partition
+from timestore_core.partitions.located import Located, located
 from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve_columns, select_partitions
 from timestore_core.query.request import QueryRequest
 from timestore_core.runtime import Runtime
-from timestore_core.storage import StorageDriver
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,70 +39,90 @@ def entity_tag(head: Head, request: QueryRequest) -> str:
     return f'"{head.version}-{digest}"'
 
 
-def make_plan(runtime: Runtime, head: Head, request: QueryRequest) -> tuple[QueryPlan, frozenset[str]]:
-    """What to read of the head's snapshot, and the locations that the engine must be allowed to reach.
+class _ReadFailedError(Exception):
+    """A file that came from a remote store cannot be read: fetched anew it may."""
 
-    Raises InvalidRequest naming the columns that the dataset lacks.
+
+@contextmanager
+def planned(
+    runtime: Runtime, head: Head, request: QueryRequest, *, stream: bool = True
+) -> Iterator[tuple[QueryPlan, Located]]:
+    """What to read of the head's snapshot, and where it is: the files stay there for the time of the block.
+
+    Raises InvalidRequest naming the columns that the dataset lacks, Unavailable where a storage target is away.
     """
-    functions = runtime.plugins.aggregations
+    functions, settings = runtime.plugins.aggregations, runtime.settings
     columns, output = resolve_columns(request, head.schema, functions)
     partitions = runtime.snapshots.partitions(head)
-    planned, drivers = [], dict[str, StorageDriver]()
-    for partition, within in select_partitions(partitions, request):
-        driver = drivers.get(partition.storage_target_id)
-        if driver is None:
-            driver = runtime.targets.driver(runtime.targets.get(partition.storage_target_id))
-            drivers[partition.storage_target_id] = driver
-        planned.append(
-            PlannedPartition(
-                id=partition.id,
-                target_id=partition.storage_target_id,
-                location=driver.location(partition.file_path),
-                file_path=partition.file_path,
-                format=partition.file_format,
-                table_name=partition.table_name,
-                schema=partition.schema,
-                size_bytes=partition.file_size_bytes,
-                rows=partition.row_count,
-                within_range=within,
-            )
+    chosen = select_partitions(partitions, request)
+    unread = {partition.file_format for partition, _ in chosen} - runtime.engine.formats
+    if unread:
+        raise InvalidRequest(f"the query engine reads no partitions of format {', '.join(sorted(unread))}")
+    with located(runtime, [partition for partition, _ in chosen], stream=stream) as places:
+        plan = QueryPlan(
+            dataset_id=head.dataset.id,
+            dataset_slug=head.dataset.slug,
+            version=head.version,
+            partitions=tuple(_planned(partition, within, places) for partition, within in chosen),
+            considered=len(partitions),
+            time_range=request.time_range,
+            timestamp_column=request.timestamp_column,
+            columns=columns,
+            bucket=request.bucket,
+            aggregations=request.aggregations,
+            output=output,
+            row_limit=settings.query_max_rows + 1 if request.limit is None else request.limit,
+            limit_is_guard=request.limit is None,
+            timeout_ms=settings.query_timeout_ms,
+            scales=column_scales(request.aggregations, columns, functions, partitions),
         )
-    settings = runtime.settings
-    guard = request.limit is None
-    plan = QueryPlan(
-        dataset_id=head.dataset.id,
-        dataset_slug=head.dataset.slug,
-        version=head.version,
-        partitions=tuple(planned),
-        considered=len(partitions),
-        time_range=request.time_range,
-        timestamp_column=request.timestamp_column,
-        columns=columns,
-        bucket=request.bucket,
-        aggregations=request.aggregations,
-        output=output,
-        row_limit=settings.query_max_rows + 1 if request.limit is None else request.limit,
-        limit_is_guard=guard,
-        timeout_ms=settings.query_timeout_ms,
-        scales=column_scales(request.aggregations, columns, functions, partitions),
+        yield plan, places
+
+
+def _planned(partition: Partition, within: bool, places: Located) -> PlannedPartition:
+    return PlannedPartition(
+        id=partition.id,
+        target_id=partition.storage_target_id,
+        location=places.locations[partition.id],
+        file_path=partition.file_path,
+        format=partition.file_format,
+        table_name=partition.table_name,
+        schema=partition.schema,
+        size_bytes=partition.file_size_bytes,
+        rows=partition.row_count,
+        within_range=within,
     )
-    return plan, frozenset(one for driver in drivers.values() for one in driver.allowed_locations())
 
 
 def answer(runtime: Runtime, head: Head, request: QueryRequest, is_gone: Callable[[], bool] | None = None) -> Answer:
     """The JSON answer to the request over the head's snapshot. `is_gone` says that nobody waits any more."""
-    mode = "raw" if request.bucket is None else "downsampled"
     if not head.schema.fields:
+        mode = "raw" if request.bucket is None else "downsampled"
         return Answer(_body(b"", _asked_columns(request), mode), 0, 0)
-    plan, allowed = make_plan(runtime, head, request)
-    unread = {partition.format for partition in plan.partitions} - runtime.engine.formats
-    if unread:
-        raise InvalidRequest(f"the query engine reads no partitions of format {', '.join(sorted(unread))}")
-    started = time.perf_counter()
-    result = runtime.engine.json_rows(plan, allowed, is_gone)
-    runtime.plugins.observe(
-        "timestore_queried", plan=plan, rows=result.rows, elapsed_ms=(time.perf_counter() - started) * 1000
-    )
+    try:
+        return _answer(runtime, head, request, is_gone, stream=True)
+    except _ReadFailedError:
+        # Cut short or mixed up on the way: whole files are held against their checksums before they are read.
+        return _answer(runtime, head, request, is_gone, stream=False)
+
+
+def _answer(
+    runtime: Runtime, head: Head, request: QueryRequest, is_gone: Callable[[], bool] | None, *, stream: bool
+) -> Answer:
+    with planned(runtime, head, request, stream=stream) as (plan, places):
+        started = time.perf_counter()
+        try:
+            result = runtime.engine.json_rows(plan, places.access, is_gone)
+        except PartitionUnreadable as error:
+            if not stream or not places.remote:
+                raise
+            for file in places.cached.values():
+                runtime.cache.distrust(file)
+            log.warning("query.read_again", dataset=head.dataset.slug, reason=error.message)
+            raise _ReadFailedError from error
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    runtime.plugins.observe("timestore_queried", plan=plan, rows=result.rows, elapsed_ms=elapsed_ms)
+    mode = "raw" if request.bucket is None else "downsampled"
     body = _body(result.objects, [field.name for field in plan.output], mode)
     return Answer(body, result.rows, len(plan.partitions))
 

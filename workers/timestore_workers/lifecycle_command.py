@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,7 +127,7 @@ def command_runtime() -> Iterator[Runtime]:
     os.environ.setdefault("TIMESTORE_LOG_LEVEL", "error")
     os.environ.setdefault("TIMESTORE_LOG_FORMAT", "console")
     settings = load_settings()
-    configure_logs(settings.log_level, settings.log_format)
+    configure_logs(settings.log_level, settings.log_format, sys.stderr)
     prepare()
     runtime = Runtime(settings, load_plugins())
     try:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from timestore_core.storage import StoredFile
+from timestore_core.storage import InPlace, StoredFile
 
 _STAGING = ".staging"
 _SHARD = re.compile(r"[0-9a-f]{2}")
@@ -59,6 +59,9 @@ class ShardedDriver:
 
     def fetch(self, key: str, destination: Path) -> None:
         shutil.copyfile(self._path(key), destination)
+
+    def in_place(self) -> InPlace:
+        return InPlace()
 
     def location(self, key: str) -> str:
         return str(self._path(key))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from timestore_http.openapi import examples
-from timestore_http.openapi.failures import responses
-from timestore_http.openapi.operations import operation
+from timestore_http.openapi.operations import admin_operation
 from timestore_http.openapi.parameters import refs
 from timestore_http.openapi.parts import Json, answer, body, link
 
@@ -21,7 +18,6 @@ def paths() -> Json:
         "/admin/datasets": {"get": _list_datasets(), "post": _create_dataset()},
         dataset: {"get": _get_dataset(), "patch": _update_dataset(), "delete": _delete_dataset()},
         f"{dataset}/archive": {"post": _archive()},
-        f"{dataset}/restore": {"post": _restore()},
         f"{dataset}/retention": {"get": _get_retention(), "put": _put_retention()},
         f"{dataset}/storage-target": {"put": _put_storage_target()},
         f"{dataset}/manifest": {"get": _manifest()},
@@ -33,10 +29,6 @@ def paths() -> Json:
         "/admin/storage-targets": {"get": _list_targets(), "post": _create_target()},
         "/admin/storage-targets/{target_id}": {"patch": _update_target()},
     }
-
-
-def _admin(operation_id: str, summary: str, answers: Json, *statuses: int, **rest: Any) -> Json:
-    return operation("admin", operation_id, summary, {**responses(401, 403, 503, *statuses), **answers}, **rest)
 
 
 def _dataset_links() -> Json:
@@ -62,7 +54,7 @@ def _list_datasets() -> Json:
         "next": link("listDatasets", "The next page.", {"query.cursor": "$response.body#/nextCursor"}),
         "first": link("getDataset", "The first of them.", {"path.key": "$response.body#/datasets/0/id"}),
     }
-    return _admin(
+    return admin_operation(
         "listDatasets",
         "Datasets, newest change first",
         {"200": answer("A page. None is lost while others change.", "DatasetPage", links=links)},
@@ -71,7 +63,7 @@ def _list_datasets() -> Json:
 
 
 def _create_dataset() -> Json:
-    return _admin(
+    return admin_operation(
         "createDataset",
         "Make a dataset; repeating it is no error",
         {
@@ -86,7 +78,7 @@ def _create_dataset() -> Json:
 
 
 def _get_dataset() -> Json:
-    return _admin(
+    return admin_operation(
         "getDataset",
         "One dataset",
         {"200": _one_dataset("The dataset.", ingest=_INGEST, manifest=_MANIFEST)},
@@ -95,7 +87,7 @@ def _get_dataset() -> Json:
 
 
 def _update_dataset() -> Json:
-    return _admin(
+    return admin_operation(
         "updateDataset",
         "Change a dataset: what is absent stays",
         {"200": _one_dataset("The dataset as it is now.", manifest=_MANIFEST)},
@@ -109,7 +101,7 @@ def _update_dataset() -> Json:
 
 def _delete_dataset() -> Json:
     restore = link("restoreDataset", "Take it back.", {"path.key": "$response.body#/datasetId"})
-    return _admin(
+    return admin_operation(
         "deleteDataset",
         "Delete an inactive dataset",
         {"200": answer("Deleted; its files go after the grace period.", "DatasetDeleted", links={"restore": restore})},
@@ -120,7 +112,7 @@ def _delete_dataset() -> Json:
 
 def _archive() -> Json:
     delete = link("deleteDataset", "Delete it.", {"path.key": _ID, "query.confirm": "$response.body#/dataset/slug"})
-    return _admin(
+    return admin_operation(
         "archiveDataset",
         "Make a dataset inactive; repeating it is no error",
         {"200": _one_dataset("It answers queries and takes no batches.", manifest=_MANIFEST, delete=delete)},
@@ -128,18 +120,8 @@ def _archive() -> Json:
     )
 
 
-def _restore() -> Json:
-    return _admin(
-        "restoreDataset",
-        "Take back a deletion",
-        {"200": _one_dataset("The dataset is back, inactive.", manifest=_MANIFEST)},
-        409,
-        parameters=refs("key", "user"),
-    )
-
-
 def _get_retention() -> Json:
-    return _admin(
+    return admin_operation(
         "getRetention",
         "How long a dataset's rows stay",
         {"200": answer("Its own policy, the one in force, and the default.", "Retention")},
@@ -149,7 +131,7 @@ def _get_retention() -> Json:
 
 def _put_retention() -> Json:
     links = {"get": link("getRetention", "The policy.", {"path.key": "$response.body#/datasetId"})}
-    return _admin(
+    return admin_operation(
         "putRetention",
         "Store a policy; unknown keys are kept",
         {"200": answer("The policy as it is now in force.", "Retention", links=links)},
@@ -161,7 +143,7 @@ def _put_retention() -> Json:
 
 
 def _put_storage_target() -> Json:
-    return _admin(
+    return admin_operation(
         "putStorageTarget",
         "Where the dataset's next batches go",
         {"200": answer("The dataset and its target.", "DatasetTarget")},
@@ -173,10 +155,11 @@ def _put_storage_target() -> Json:
 
 
 def _manifest() -> Json:
-    return _admin(
+    return admin_operation(
         "getManifest",
         "A snapshot with its partitions",
         {"200": answer("The published one, or that of `version`.", "OneManifest")},
+        410,
         parameters=refs("key", "version", "user"),
     )
 
@@ -185,7 +168,7 @@ def _list(operation_id: str, summary: str, page: str) -> Json:
     following = link(
         operation_id, "The next page.", {"path.key": "$request.path.key", "query.cursor": "$response.body#/nextCursor"}
     )
-    return _admin(
+    return admin_operation(
         operation_id,
         summary,
         {"200": answer("A page, newest first.", page, links={"next": following})},
@@ -199,10 +182,11 @@ def _partitions() -> Json:
         "The next page.",
         {"path.key": "$request.path.key", "query.cursor": "$response.body#/nextCursor"},
     )
-    return _admin(
+    return admin_operation(
         "listPartitions",
         "The partitions of a snapshot, with statistics of their columns",
         {"200": answer("A page; the cursor stays in its snapshot.", "PartitionPage", links={"next": following})},
+        410,
         parameters=refs("key", "limit", "cursor", "version", "from", "to", "partitionKey", "user"),
     )
 
@@ -211,7 +195,7 @@ def _audit(operation_id: str, summary: str, *path: str) -> Json:
     position = {"query.cursor": "$response.body#/nextCursor"}
     same = {"path.key": "$request.path.key"} if path else {}
     following = link(operation_id, "The next page.", {**same, **position})
-    return _admin(
+    return admin_operation(
         operation_id,
         summary,
         {"200": answer("A page, newest first.", "AuditPage", links={"next": following})},
@@ -220,7 +204,7 @@ def _audit(operation_id: str, summary: str, *path: str) -> Json:
 
 
 def _list_targets() -> Json:
-    return _admin(
+    return admin_operation(
         "listStorageTargets",
         "Storage targets, without their secrets",
         {"200": answer("All of them, or those of one kind.", "StorageTargets")},
@@ -230,7 +214,7 @@ def _list_targets() -> Json:
 
 def _create_target() -> Json:
     update = link("updateStorageTarget", "Change it.", {"path.target_id": "$response.body#/storageTarget/id"})
-    return _admin(
+    return admin_operation(
         "createStorageTarget",
         "Make a storage target",
         {"201": answer("It was made.", "OneStorageTarget", links={"update": update})},
@@ -243,7 +227,7 @@ def _create_target() -> Json:
 
 
 def _update_target() -> Json:
-    return _admin(
+    return admin_operation(
         "updateStorageTarget",
         "Change a storage target: what is absent stays",
         {"200": answer("The target as it is now.", "OneStorageTarget")},

@@ -24,7 +24,8 @@ def schemas() -> Json:
     return {**_health(), **_ingest(), **_query(), **_records(), **_pages(), **_wrapped()}
 
 
-def _id(prefix: str) -> Json:
+def identifier(prefix: str) -> Json:
+    """An id of our own making."""
     return {"type": "string", "pattern": f"^{prefix}-", "examples": [f"{prefix}-6446c113-4e73-48c3-8a6e-298c16325473"]}
 
 
@@ -92,7 +93,7 @@ def _records() -> Json:
     return {
         "Dataset": closed(
             {
-                "id": _id("ds"),
+                "id": identifier("ds"),
                 "slug": {**TEXT, "examples": ["observatory"]},
                 "name": {**TEXT, "examples": ["Observatory"]},
                 "description": or_null(TEXT),
@@ -130,7 +131,7 @@ def _records() -> Json:
         "Bound": {"type": ["string", "number", "boolean", "null"]},
         "SchemaVersion": closed(
             {
-                "id": _id("dsv"),
+                "id": identifier("dsv"),
                 "version": VERSION,
                 "description": or_null(TEXT),
                 "fields": array_of(closed({"name": TEXT, "type": FIELD_TYPE})),
@@ -153,8 +154,8 @@ def _records() -> Json:
 
 def _manifest() -> Json:
     return {
-        "id": _id("dm"),
-        "datasetId": _id("ds"),
+        "id": identifier("dm"),
+        "datasetId": identifier("ds"),
         "version": VERSION,
         "status": {"type": "string", "enum": ["draft", "published", "superseded"]},
         "schemaVersionId": or_null(TEXT),
@@ -174,9 +175,9 @@ def _manifest() -> Json:
 
 def _partition() -> Json:
     return {
-        "id": _id("part"),
-        "datasetId": _id("ds"),
-        "manifestId": _id("dm"),
+        "id": identifier("part"),
+        "datasetId": identifier("ds"),
+        "manifestId": identifier("dm"),
         "partitionKey": {"type": "object", "additionalProperties": TEXT},
         "storageTargetId": TEXT,
         "fileFormat": TEXT,
@@ -192,7 +193,7 @@ def _partition() -> Json:
 
 
 def _pages() -> Json:
-    of_dataset = {"datasetId": _id("ds")}
+    of_dataset = {"datasetId": identifier("ds")}
     return {
         "DatasetPage": closed({"datasets": array_of(schema("Dataset")), "nextCursor": CURSOR}),
         "ManifestPage": closed(
@@ -214,11 +215,11 @@ def _pages() -> Json:
 def _wrapped() -> Json:
     return {
         "OneDataset": closed({"dataset": schema("Dataset")}),
-        "DatasetDeleted": closed({"status": {"const": "deleted"}, "datasetId": _id("ds"), "datasetSlug": TEXT}),
-        "OneManifest": closed({"datasetId": _id("ds"), "manifest": schema("Manifest")}),
+        "DatasetDeleted": closed({"status": {"const": "deleted"}, "datasetId": identifier("ds"), "datasetSlug": TEXT}),
+        "OneManifest": closed({"datasetId": identifier("ds"), "manifest": schema("Manifest")}),
         "Retention": closed(
             {
-                "datasetId": _id("ds"),
+                "datasetId": identifier("ds"),
                 "datasetSlug": TEXT,
                 "policy": or_null(schema("RetentionPolicy")),
                 "updatedAt": or_null(TIME),

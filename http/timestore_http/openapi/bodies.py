@@ -14,11 +14,16 @@ from timestore_core.admin.datasets import (
 )
 from timestore_core.admin.retention import WirePolicy
 from timestore_core.admin.targets import WireNewTarget, WireTargetPatch
+from timestore_core.admin.versions import WirePin, WireRestore
 from timestore_core.aggregations import Aggregation
 from timestore_core.ingest.envelope import WireBatch
+from timestore_core.lifecycle.deletion import WireDeletion
+from timestore_core.lifecycle.runs import CONTRACT_OPERATIONS, OPERATIONS
 from timestore_core.plugins import PluginHost
 from timestore_core.query.request import WireQuery
 from timestore_core.settings import Settings
+from timestore_http.admin.history import MAX_VERSION
+from timestore_http.admin.lifecycle import WireReschedule, WireRun
 from timestore_http.openapi.parts import Json, array_of, or_null, schema
 
 _KINDS = (
@@ -30,6 +35,11 @@ _KINDS = (
     WireNewTarget,
     WireTargetPatch,
     WirePolicy,
+    WireRun,
+    WireReschedule,
+    WireRestore,
+    WirePin,
+    WireDeletion,
 )
 # Names for clients; the others lose their `Wire`.
 _NAMES = {
@@ -43,6 +53,12 @@ _NAMES = {
     "WireRules": "RetentionRules",
     "WireNewTarget": "NewStorageTarget",
     "WireTargetPatch": "StorageTargetPatch",
+    "WireRun": "LifecycleRun",
+    "WireReschedule": "LifecycleReschedule",
+    "WireRestore": "VersionChoice",
+    "WirePin": "PinnedVersion",
+    "WireDeletion": "RowDeletion",
+    "WireDeletionFilters": "RowDeletionFilters",
 }
 
 
@@ -56,6 +72,7 @@ def schemas(plugins: PluginHost, settings: Settings) -> Json:
     for one in made.values():
         one["properties"] = {name: _told(found) for name, found in one["properties"].items()}
     made["RetentionPolicy"]["additionalProperties"] = True
+    made["LifecycleRun"]["anyOf"] = [_with_text(name) for name in ("datasetId", "datasetSlug")]
     made["Aggregation"]["allOf"] = [_asked(name, one) for name, one in sorted(plugins.aggregations.items())]
     return {**made, "AccessLists": _access_lists()}
 
@@ -107,9 +124,11 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
     text = {"maxLength": MAX_DESCRIPTION_LENGTH}
     metadata = {
         "properties": {"iam": or_null(schema("AccessLists"))},
-        "description": "Free, but for `iam`: who may read and write.",
+        "description": "Free, but for `iam`: who may read and write; `compactedFormat`: in which format compaction "
+        "writes, by default `writeFormat`; `coldStorageTargetId`: where old partitions move.",
     }
     formats = {"enum": sorted(plugins.partition_formats)}
+    version = {"minimum": 1, "maximum": MAX_VERSION}
     return {
         "Batch.rows": {
             "type": "array",
@@ -159,6 +178,24 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
         "NewStorageTarget.kind": {"enum": sorted(plugins.storage_kinds)},
         "NewStorageTarget.config": {"description": "What the kind's driver asks for; it checks it."},
         "NewStorageTarget.description": text,
+        "RetentionPolicy.coldStorageAfterHours": {
+            "description": "Older partitions move to the storage target that `metadata.coldStorageTargetId` names."
+        },
+        "RetentionPolicy.deleteGraceMinutes": {"description": "For so long what was removed can be restored."},
+        "LifecycleRun.operations": {
+            "items": {"type": "string", "enum": list(OPERATIONS)},
+            "minItems": 1,
+            "description": f"Default: {', '.join(CONTRACT_OPERATIONS)}. They run in the order in which they are named.",
+        },
+        "LifecycleRun.mode": {"description": "`queue` needs a Redis, and takes neither `dryRun` nor `force`."},
+        "LifecycleRun.dryRun": {"description": "Change nothing; say what would be done."},
+        "LifecycleRun.force": {"description": "Export and verify again before the interval is over."},
+        "LifecycleReschedule.jobId": {"description": "The id of a run, or of the request that asked for it."},
+        "VersionChoice.version": version,
+        "VersionChoice.dryRun": {"description": "Change nothing; say what would come and go. Needs a `version`."},
+        "PinnedVersion.version": {**version, "description": "Default: the current one."},
+        "RowDeletion.dryRun": {"description": "Change nothing; say how many rows would go."},
+        "RowDeletionFilters.partitionKey": {"description": "Each key with the values that are meant."},
         "StorageTargetPatch.description": text,
         "StorageTargetPatch.config": {"description": "Merged; a key that is null goes."},
     }
@@ -182,6 +219,10 @@ def _asked(name: str, function: Aggregation) -> Json:
         "if": {"properties": {"fn": {"const": name}}, "required": ["fn"]},
         "then": {"required": list(asked), "properties": asked},
     }
+
+
+def _with_text(name: str) -> Json:
+    return {"required": [name], "properties": {name: {"type": "string", "minLength": 1}}}
 
 
 def _access_lists() -> Json:

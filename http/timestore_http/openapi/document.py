@@ -5,7 +5,16 @@ from __future__ import annotations
 from timestore_core import __version__
 from timestore_core.plugins import PluginHost
 from timestore_core.settings import Settings
-from timestore_http.openapi import administration, answers, bodies, failures, operations, parameters
+from timestore_http.openapi import (
+    administration,
+    answers,
+    bodies,
+    failures,
+    lifecycle,
+    lifecycle_answers,
+    operations,
+    parameters,
+)
 from timestore_http.openapi.parts import Json
 
 _ABOUT = (
@@ -15,6 +24,7 @@ _ABOUT = (
 _TAGS = {
     "data": "Sending rows and asking for them.",
     "admin": "For operators, behind the admin scope.",
+    "lifecycle": "Maintenance, and the versions of a dataset; behind the admin scope.",
     "health": "For load balancers.",
     "documentation": "This document.",
 }
@@ -27,9 +37,14 @@ def make_document(plugins: PluginHost, settings: Settings) -> Json:
         "info": {"title": "Timestore", "version": __version__, "description": _ABOUT},
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
-        "paths": {**operations.paths(), **administration.paths()},
+        "paths": {**operations.paths(), **administration.paths(), **lifecycle.paths()},
         "components": {
-            "schemas": {**bodies.schemas(plugins, settings), **answers.schemas(), **failures.schemas()},
+            "schemas": {
+                **bodies.schemas(plugins, settings),
+                **answers.schemas(),
+                **lifecycle_answers.schemas(),
+                **failures.schemas(),
+            },
             "responses": failures.components(),
             "parameters": parameters.components(plugins, settings),
             "headers": parameters.headers(),

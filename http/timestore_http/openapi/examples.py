@@ -6,6 +6,8 @@ from typing import Any
 
 SLUG = "observatory"
 TARGET_ID = "st-6446c113-4e73-48c3-8a6e-298c16325473"
+RUN_ID = "ljr-65dc3241-f2eb-4215-9693-80a89a94add8"
+PIN_NAME = "year-end"
 JOB_ID = "ingest-0d1a4ec7c34b7b2d8a4f6f1c5d9e0b3a"
 
 NEW_DATASET: dict[str, Any] = {
@@ -69,5 +71,25 @@ RETENTION: dict[str, Any] = {"mode": "time", "rules": {"maxAgeHours": 48}, "dele
 TARGET_CHOICE: dict[str, Any] = {"storageTargetId": TARGET_ID}
 
 NEW_TARGET: dict[str, Any] = {"name": "archive", "kind": "local", "config": {"root": "/srv/timestore-archive"}}
+
+LIFECYCLE_RUN: dict[str, Any] = {"datasetSlug": SLUG, "operations": ["compaction", "parquetExport", "collection"]}
+
+LIFECYCLE_PREVIEW: dict[str, Any] = {"datasetSlug": SLUG, "operations": ["retention"], "dryRun": True}
+
+RESCHEDULE: dict[str, Any] = {"jobId": RUN_ID}
+
+PIN: dict[str, Any] = {"version": 1}
+
+RESTORE_PREVIEW: dict[str, Any] = {"version": 1, "dryRun": True}
+
+RESTORE: dict[str, Any] = {"version": 1}
+
+DELETION_PREVIEW: dict[str, Any] = {
+    "timeRange": {"start": "2024-01-01T00:05:00Z", "end": "2024-01-01T00:30:00Z"},
+    "filters": {"partitionKey": {"window": ["2024-01-01"]}},
+    "dryRun": True,
+}
+
+DELETION: dict[str, Any] = {**DELETION_PREVIEW, "dryRun": False}
 
 TARGET_PATCH: dict[str, Any] = {"description": "Slow and large"}

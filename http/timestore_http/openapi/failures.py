@@ -46,6 +46,13 @@ _FAILURES: dict[int, tuple[str, str, str, str, tuple[str, ...]]] = {
         "schema.fields: the column 'n' is double in this dataset and string in this batch; …",
         (),
     ),
+    410: (
+        "Gone",
+        "It was there, and its time is over: its files may be deleted already.",
+        "version_expired",
+        "version 3 of observatory is not whole any more; the oldest that is: 7. …",
+        (),
+    ),
     412: (
         "PreconditionFailed",
         "It was changed since the client read it.",

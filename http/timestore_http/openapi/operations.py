@@ -24,6 +24,13 @@ def operation(tag: str, operation_id: str, summary: str, answers: Json, **rest: 
     }
 
 
+def admin_operation(
+    operation_id: str, summary: str, answers: Json, *statuses: int, tag: str = "admin", **rest: Any
+) -> Json:
+    """An operation behind the admin scope; beside the errors of all such operations it may answer these statuses."""
+    return operation(tag, operation_id, summary, {**responses(401, 403, 503, *statuses), **answers}, **rest)
+
+
 def paths() -> Json:
     """Each path with its operations."""
     return {
@@ -100,7 +107,7 @@ def _query() -> Json:
                 "The rows of one snapshot.", "QueryAnswer", ("ETag", "X-Timestore-Version"), {"again": again}
             ),
             "304": unchanged,
-            **responses(401, 403, 413, 415, 503, 504, 507),
+            **responses(401, 403, 410, 413, 415, 503, 504, 507),
         },
         description="Buckets are aligned to 1970-01-01 UTC; weeks begin on Monday. With nothing in range: no rows.",
         parameters=refs("slug", "ifNoneMatch", *_WITH_BODY),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from timestore_core.admin.paging import DEFAULT_LIMIT, MAX_LIMIT
+from timestore_core.admin.versions import MAX_WAIT_S
 from timestore_core.ingest.envelope import MAX_KEY_LENGTH
 from timestore_core.plugins import PluginHost
 from timestore_core.settings import Settings
 from timestore_http.admin.history import MAX_VERSION
-from timestore_http.openapi.examples import JOB_ID, SLUG, TARGET_ID
+from timestore_http.openapi.examples import JOB_ID, PIN_NAME, SLUG, TARGET_ID
 from timestore_http.openapi.parts import Json, array_of, ref
 
 _MAX_TEXT = 1000
@@ -39,6 +40,7 @@ def components(plugins: PluginHost, settings: Settings) -> Json:
         "jobId": _path("job_id", "The id that a 202 gave.", text, JOB_ID),
         "key": _path("key", "The dataset's id or slug.", text, SLUG),
         "targetId": _path("target_id", "The storage target's id.", text, TARGET_ID),
+        "pin": _path("name", "The pin's name.", text | {"maxLength": settings.max_name_length}, PIN_NAME),
         "asset": _path("asset", "A file of the page.", text, "swagger-ui.css"),
         "limit": _query(
             "limit", "The page's size.", {**whole, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, DEFAULT_LIMIT
@@ -53,6 +55,16 @@ def components(plugins: PluginHost, settings: Settings) -> Json:
         "search": _query("search", "Part of the slug or the name, in any case.", _TEXT, "observ"),
         "kind": _query("kind", f"Only targets of this kind; there are {', '.join(kinds)}.", _TEXT, "local"),
         "version": _query("version", "A snapshot's version; default: the published one.", whole | _UP_TO, 1),
+        "since": {
+            **_query("since", "A version, or 0 for everything.", {"type": "integer", "minimum": 0} | _UP_TO, 1),
+            "required": True,
+        },
+        "wait": _query(
+            "wait",
+            "Where there is no newer version, wait for one for up to so many seconds.",
+            {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
+        ),
+        "ofDataset": _query("datasetId", "Only runs of the dataset of this id or slug.", _TEXT, SLUG),
         "from": _query("from", "Only partitions that end at this time or later.", _TIME, "2024-01-01T00:00:00Z"),
         "to": _query("to", "Only partitions that begin at this time or earlier.", _TIME, "2024-01-02T00:00:00Z"),
         "partitionKey": _query(
@@ -91,6 +103,10 @@ def headers() -> Json:
             "schema": {"type": "integer", "minimum": 0},
         },
         "ETag": {"description": "Changes with the answer.", "required": True, "schema": {"type": "string"}},
+        "ETag-Of-Dataset": {
+            "description": "Changes with the dataset; only where a deletion was taken back.",
+            "schema": {"type": "string"},
+        },
         "Idempotent-Replayed": {
             "description": "The key's batch had been published before; this is its first answer.",
             "schema": {"type": "string", "const": "true"},

@@ -57,10 +57,10 @@ def answer(
     return made
 
 
-def body(name: str, examples: Mapping[str, Any]) -> Json:
+def body(name: str, examples: Mapping[str, Any], *, required: bool = True) -> Json:
     """A request body of a named schema, with examples that work as they stand."""
     shown = {key: {"value": value} for key, value in examples.items()}
-    return {"required": True, "content": {MEDIA_TYPE: {"schema": schema(name), "examples": shown}}}
+    return {"required": required, "content": {MEDIA_TYPE: {"schema": schema(name), "examples": shown}}}
 
 
 def link(operation_id: str, description: str, parameters: Mapping[str, str], request_body: str = "") -> Json:

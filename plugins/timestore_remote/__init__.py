@@ -1,0 +1,1 @@
+"""What the drivers of remote stores share: fsspec, with time limits, retries, and errors that hold no secret."""
