@@ -21,6 +21,7 @@ from benchmarks.ingest import ingest_cases
 from benchmarks.memory import bare_rss_bytes, memory_cases
 from benchmarks.queries import json_case, load, query_cases, sizes
 from benchmarks.queue import queue_cases
+from benchmarks.remote import remote_cases
 from benchmarks.report import print_table, write_json
 from benchmarks.service import running
 
@@ -33,7 +34,7 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer rounds, and at most 100 partitions.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file too.")] = None,
-    only: Annotated[str, typer.Option(help="ingest, query, queue, compaction or all.")] = "all",
+    only: Annotated[str, typer.Option(help="ingest, query, queue, compaction, remote or all.")] = "all",
     mebibytes: Annotated[int | None, typer.Option(help="How much is compacted at once; 5120 for 5 GiB.")] = None,
     directory: Annotated[Path | None, typer.Option(help="Where the data goes meanwhile; default: a new one.")] = None,
 ) -> None:
@@ -58,6 +59,9 @@ def _measure(url: str, home: Path, only: str, *, quick: bool, mebibytes: int | N
     if only == "compaction":
         yield from compaction_cases(url, home, quick=quick, mebibytes=mebibytes)
         return
+    if only == "remote":
+        yield from remote_cases(url, home / "remote", quick=quick)
+        return
     if only == "queue":
         yield from queue_cases(url, home, workers, quick=quick)
         return
@@ -79,6 +83,7 @@ def _measure(url: str, home: Path, only: str, *, quick: bool, mebibytes: int | N
     if only == "all":
         yield from queue_cases(url, home, workers, quick=quick)
         yield from compaction_cases(url, home, quick=quick, mebibytes=mebibytes)
+        yield from remote_cases(url, home / "remote", quick=quick)
 
 
 def _cores() -> int:

@@ -83,7 +83,7 @@ class Service:
 @contextmanager
 def running(database_url: str, storage_root: Path, log: Path, workers: int, **settings: str) -> Iterator[Service]:
     """Start a service with the defaults of a single host but for the settings, and stop it when the block ends."""
-    port = _free_port()
+    port = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TIMESTORE_")}
     environment |= {
         "REDIS_URL": "inline",
@@ -120,7 +120,8 @@ def _await_ready(service: Service, process: subprocess.Popen[bytes], log: Path) 
         time.sleep(0.05)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
