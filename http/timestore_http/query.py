@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import falcon
 
-from timestore_core.catalog.snapshots import Head, read_head
+from timestore_core.catalog.snapshots import Head, head_as_of, read_head
 from timestore_core.errors import Gone, NotFound, PartitionUnreadable
 from timestore_core.query.request import QueryRequest, parse_query
 from timestore_core.query.service import answer, entity_tag
@@ -37,6 +37,15 @@ class QueryResource:
         require_json(req)
         body = read_body(req, runtime.settings.query_max_body_bytes, "TIMESTORE_QUERY_MAX_BODY_BYTES")
         request = parse_query(body, runtime.plugins.aggregations, runtime.settings)
+        if request.as_of is not None:
+            # That version or none: a newer one would be another answer.
+            try:
+                self._answer(req, resp, head_as_of(runtime.database, head, request.as_of), request)
+            except PartitionUnreadable:
+                # Collected while it was read, perhaps: then this says so.
+                head_as_of(runtime.database, head, request.as_of)
+                raise
+            return
         for _ in range(_MAX_OVERTAKEN):
             try:
                 self._answer(req, resp, head, request)

@@ -251,6 +251,21 @@ def set_storage_target(runtime: Runtime, key: str, target: StorageTarget, actor:
     return _change(runtime, key, lambda _: {"target": target.id}, "admin.storage-target.updated", payload, actor, None)
 
 
+_PREVIEW_DELETION = """
+SELECT count(*) AS partitions, coalesce(sum(row_count), 0)::bigint AS rows,
+    coalesce(sum(file_size_bytes), 0)::bigint AS bytes
+FROM dataset_partitions WHERE dataset_id = %s AND added_version IS NOT NULL AND removed_version IS NULL
+"""
+
+
+def preview_deletion(runtime: Runtime, key: str) -> dict[str, Any]:
+    """What deleting the dataset would take away."""
+    dataset = find(runtime, key)
+    row = runtime.database.read(lambda connection: connection.execute(_PREVIEW_DELETION, [dataset.id]).fetchone())
+    assert row is not None
+    return {"dryRun": True, "datasetId": dataset.id, "datasetSlug": dataset.slug, "status": dataset.status, **row}
+
+
 def delete(runtime: Runtime, key: str, confirm: str | None, actor: Actor) -> Dataset:
     """Delete an inactive dataset: its slug is free at once, its files stay until the grace period is over."""
     dataset = find(runtime, key)

@@ -10,11 +10,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from timestore_core.catalog.database import Connection, Database
 from timestore_core.catalog.records import dataset_of, partition_of
-from timestore_core.errors import Gone
+from timestore_core.errors import Gone, NotFound
 from timestore_core.model import Dataset, Partition, Schema
+from timestore_core.times import from_us, parse_time_us
 
 _HEAD = """
 SELECT d.*, m.version AS published_version, m.id AS manifest_id, s.schema
@@ -33,6 +35,20 @@ WHERE p.dataset_id = %(dataset)s AND p.added_version > %(since)s AND p.added_ver
 """
 
 _READABLE_FROM = "SELECT readable_from FROM datasets WHERE id = %s"
+
+_PINNED = "SELECT 1 FROM dataset_pins WHERE dataset_id = %(dataset)s AND version = %(version)s LIMIT 1"
+
+_AS_OF_PIN = "SELECT version FROM dataset_pins WHERE dataset_id = %(dataset)s AND name = %(name)s"
+
+_AS_OF_TIME = """
+SELECT version FROM dataset_manifests
+WHERE dataset_id = %(dataset)s AND status <> 'draft' AND published_at <= %(time)s ORDER BY version DESC LIMIT 1
+"""
+
+_SCHEMA_AT = """
+SELECT s.schema FROM dataset_manifests m JOIN dataset_schema_versions s ON s.id = m.schema_version_id
+WHERE m.dataset_id = %(dataset)s AND m.version <= %(version)s AND m.status <> 'draft' ORDER BY m.version DESC LIMIT 1
+"""
 
 _REMOVED = """
 SELECT id FROM dataset_partitions
@@ -59,6 +75,46 @@ def read_head(database: Database, slug: str) -> Head | None:
         return Head(dataset_of(row), row["published_version"] or 0, Schema.from_json(row["schema"] or {}))
 
     return database.read(work)
+
+
+def head_as_of(database: Database, head: Head, as_of: int | str) -> Head:
+    """The dataset as of a version, a pin's name, or an ISO-8601 time.
+
+    Raises NotFound for what never was, Gone for a version whose files may be deleted already.
+    """
+
+    def work(connection: Connection) -> Head:
+        values = {"dataset": head.dataset.id, "name": as_of, "time": _time_of(as_of), "version": as_of}
+        if isinstance(as_of, str):
+            found = connection.execute(_AS_OF_PIN, values).fetchone()
+            if found is None and values["time"] is not None:
+                found = connection.execute(_AS_OF_TIME, values).fetchone()
+            if found is None:
+                raise NotFound(f"asOf: dataset {head.dataset.slug} has no pin and no kept version of {as_of[:80]!r}")
+            values["version"] = found["version"]
+        elif not 1 <= as_of <= head.version:
+            raise NotFound(f"asOf: dataset {head.dataset.slug} has versions up to {head.version}, and none {as_of}")
+        last = connection.execute(_READABLE_FROM, [head.dataset.id]).fetchone()
+        is_old = last is not None and int(str(values["version"])) < last["readable_from"]
+        if is_old and connection.execute(_PINNED, values).fetchone() is None:
+            raise Gone(
+                f"asOf: version {values['version']} of {head.dataset.slug} is not whole any more; a pin or a longer "
+                "TIMESTORE_SNAPSHOT_RETENTION_HOURS keeps a version",
+                code="version_expired",
+            )
+        row = connection.execute(_SCHEMA_AT, values).fetchone()
+        # An expired manifest's schema is a part of the current one: columns are only ever added.
+        schema = head.schema if row is None else Schema.from_json(row["schema"])
+        return Head(head.dataset, int(str(values["version"])), schema)
+
+    return database.read(work)
+
+
+def _time_of(as_of: int | str) -> datetime | None:
+    try:
+        return from_us(parse_time_us(as_of)) if isinstance(as_of, str) else None
+    except ValueError:
+        return None
 
 
 class SnapshotCache:
@@ -104,7 +160,7 @@ class SnapshotCache:
             # of them is missing above.
             last = connection.execute(_READABLE_FROM, [head.dataset.id]).fetchone()
             readable_from = last["readable_from"] if last is not None else 0
-            if head.version < readable_from:
+            if head.version < readable_from and connection.execute(_PINNED, values).fetchone() is None:
                 raise Gone(f"version {head.version} of {head.dataset.slug} is not whole any more")
             return None if known and since < readable_from else kept
 

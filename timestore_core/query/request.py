@@ -21,6 +21,7 @@ from timestore_core.wire import WireTimeRange, checked_range, decode
 IntervalUnit = Literal["second", "minute", "hour", "day", "week", "month"]
 MAX_LIMIT = 10_000
 MAX_INTERVAL = 100_000
+MAX_VERSION = 2**31 - 1
 
 
 class WireAggregation(msgspec.Struct, frozen=True):
@@ -50,6 +51,7 @@ class WireQuery(msgspec.Struct, frozen=True, rename="camel"):
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | None = None
     filters: WireFilters | None = None
     downsample: WireDownsample | None = None
+    as_of: Annotated[int, Meta(ge=1, le=MAX_VERSION)] | Annotated[str, Meta(min_length=1, max_length=255)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class QueryRequest:
     bucket: Bucket | None
     aggregations: tuple[AskedAggregation, ...]
     fingerprint: str
+    as_of: int | str | None = None
 
 
 def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Settings) -> QueryRequest:
@@ -101,6 +104,8 @@ def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Set
                 )
             )
     aggregations = _aggregations(wire, functions, settings, problems)
+    if isinstance(wire.as_of, str) and "\0" in wire.as_of:
+        problems.append(Problem("asOf", "holds a NUL character"))
     if problems:
         raise InvalidRequest.of(problems)
     asked = wire.downsample
@@ -113,6 +118,7 @@ def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Set
         partition_key=tuple((key, frozenset(accepted)) for key, accepted in sorted(filters.items())),
         bucket=bucket,
         aggregations=aggregations,
+        as_of=wire.as_of,
         fingerprint=hashlib.blake2b(msgspec.json.encode(wire), digest_size=12).hexdigest(),
     )
 

@@ -45,6 +45,9 @@ class DatasetResource(AdminResource):
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, key: str) -> None:
         actor = self.admit(req)
+        if choice_param(req, "dryRun", ("true", "false"), "false") == "true":
+            resp.media = datasets.preview_deletion(self.runtime, key)
+            return
         dataset = datasets.delete(self.runtime, key, text_param(req, "confirm"), actor)
         resp.media = {"status": "deleted", "datasetId": dataset.id, "datasetSlug": dataset.slug}
 
