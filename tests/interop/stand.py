@@ -122,9 +122,13 @@ class Stand:
 
     def catalog(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         """The rows of a question to the stand's schema."""
-        url, schema = self.settings["TIMESTORE_DATABASE_URL"], self.settings["TIMESTORE_PG_SCHEMA"]
-        with psycopg.connect(url, row_factory=dict_row, options=f"-c search_path={schema}") as connection:
+        with self.connection() as connection:
             return connection.execute(statement, values).fetchall()
+
+    def connection(self) -> psycopg.Connection[dict[str, Any]]:
+        """A connection to the stand's schema; what it locks is free when its block ends."""
+        url, schema = self.settings["TIMESTORE_DATABASE_URL"], self.settings["TIMESTORE_PG_SCHEMA"]
+        return psycopg.connect(url, row_factory=dict_row, options=f"-c search_path={schema}", autocommit=True)
 
     @property
     def consumer(self) -> Node:

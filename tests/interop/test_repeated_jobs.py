@@ -61,6 +61,27 @@ def test_a_repeatable_job_of_5_x_is_done_each_time_until_it_is_removed(maintaine
     assert_nothing_is_left(stand)
 
 
+def test_of_a_repeated_job_of_node_and_one_of_the_api_at_once_one_runs_and_the_other_is_skipped(
+    maintained: Stand,
+) -> None:
+    stand, producer, queue = maintained, maintained.producer, maintained.lifecycle_queue
+    dataset_id, slug = a_dataset(stand)
+    with stand.connection() as held:
+        # Held as a maintenance holds it, so that both meet: the worker's run and the one of the API are skipped then.
+        held.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [f"timestore-maintenance-{dataset_id}"])
+        repeat = {"name": slug, "data": maintenance(dataset_id, slug), "opts": {"removeOnComplete": True}}
+        producer.ask("schedule", queue=queue, id=f"twice-{slug}", repeat={"every": 1000}, template=repeat)
+        wait_until(lambda: runs(stand, dataset_id), "Node's job to be taken", WAIT_S)
+        answer = stand.service.client.post("/admin/lifecycle/run", json={"datasetId": dataset_id})
+        assert answer.json()["status"] == "skipped"
+        assert "another maintenance" in answer.json()["report"]["operations"][0]["message"]
+        assert {run["status"] for run in runs(stand, dataset_id)} <= {"skipped", "running"}
+    wait_until(lambda: "completed" in {run["status"] for run in runs(stand, dataset_id)}, "one to run", WAIT_S)
+    producer.ask("unschedule", queue=queue, id=f"twice-{slug}")
+
+    assert_nothing_is_left(stand)
+
+
 def test_the_maintenance_that_we_schedule_is_seen_by_a_worker_of_nodes(stand: Stand) -> None:
     """The queue is paused while our worker schedules, so that it is Node's that takes the job."""
     queue, consumer = stand.lifecycle_queue, stand.consumer

@@ -16,7 +16,14 @@ from timestore_core.catalog.datasets import find_dataset, find_dataset_by_id
 from timestore_core.errors import NotFound, TimestoreError, Unavailable
 from timestore_core.ingest.jobs import retry_delay_ms
 from timestore_core.lifecycle.operation import Maintenance
-from timestore_core.lifecycle.runs import CONTRACT_OPERATIONS, Report, Request, active_datasets, maintain
+from timestore_core.lifecycle.runs import (
+    ALL_OPERATIONS,
+    CONTRACT_OPERATIONS,
+    Report,
+    Request,
+    active_datasets,
+    maintain,
+)
 from timestore_core.lifecycle.sweep import Sweeper
 from timestore_core.model import Dataset
 from timestore_core.queues import GiveUp, Job, RetryLater
@@ -139,7 +146,7 @@ class _Schedule:
         data = {
             "datasetId": dataset.id,
             "datasetSlug": dataset.slug,
-            "operations": self._operations,
+            "operations": _shared(self._operations),
             "trigger": "schedule",
             "requestId": str(uuid4()),
             "requestedAt": format_time(_now()),
@@ -181,8 +188,15 @@ def _maintain_job(runtime: Runtime, job: Job, stop: threading.Event) -> Report:
     operations = [one for one in asked if isinstance(one, str)] if isinstance(asked, list) else CONTRACT_OPERATIONS
     trigger = data.get("trigger")
     known: Any = trigger if trigger in ("schedule", "manual", "retry", "api") else "schedule"
+    if known == "schedule" and set(operations) == set(CONTRACT_OPERATIONS):
+        operations = [*operations, *(one for one in ALL_OPERATIONS if one not in operations)]
     request = Request(operations, str(data.get("requestId") or job.id), job.starts, _time_of(data.get("scheduledFor")))
     return maintain(Maintenance(runtime, dataset, known, stop=stop), request)
+
+
+def _shared(operations: Sequence[str]) -> list[str]:
+    """The operations as a job names them: all of ours are the three that Node's workers know, who may take it."""
+    return list(CONTRACT_OPERATIONS if set(operations) == set(ALL_OPERATIONS) else operations)
 
 
 def _time_of(text: object) -> datetime | None:
