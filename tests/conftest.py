@@ -37,6 +37,7 @@ def make_service(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) ->
             "TIMESTORE_DATABASE_URL": postgres_url,
             "TIMESTORE_PG_SCHEMA": f"t_{uuid4().hex[:12]}",
             "TIMESTORE_STORAGE_ROOT": str(home / "storage"),
+            "TIMESTORE_QUERY_CACHE_DIR": str(home / "cache"),
         }
         service = Service({**defaults, **settings}, home / "service.log")
         made.append(service)

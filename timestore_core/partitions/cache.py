@@ -1,77 +1,48 @@
 """Whole files of remote targets on this machine's disk, shared by all its processes, never above their limit.
 
-A file is named by its checksum, so that it can be held against its name, and put in place by a rename. SQLite keeps
-who is there and when it was last used; locks of the kernel say who is in use: they end with the process that held
-them, however it ended. The whole directory may be deleted at any time.
+A file is named by its checksum, so that it can be held against its name, and put in place by a rename. An index keeps
+which files there are and when they were last used; locks of the kernel say which are in use. Room is reserved before a
+download begins and given back when its bytes are gone, so that files and parts together stay below the limit; only a
+store that sends more than the file's size can exceed it, by that excess, until the download ends. The whole directory
+may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import re
-import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from uuid import uuid4
 
 import structlog
 
-from timestore_core.partitions.checksum import sha1_of
+from timestore_core.partitions.cache_files import (
+    CachedFile,
+    CacheFault,
+    CacheFiles,
+    Held,
+    is_right,
+    locked_open,
+    own_faults,
+)
+from timestore_core.partitions.cache_index import CacheIndex, Rows
+
+__all__ = ["AlteredFileError", "CachedFile", "FileCache", "Held"]
 
 log = structlog.get_logger(__name__)
 
-_STRIPES = 256
-_BUSY_S = 30
 _FLUSH_EVERY_S = 0.5
-_NAME = re.compile(r"[0-9a-f]{40}\.[a-z0-9]+")
+_MAX_VERIFIED = 65_536
 _COUNTERS = ("hits", "misses", "bytes", "evictions")
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (
-    name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, used REAL NOT NULL, ready INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS files_used ON files (used);
-CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-"""
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class AlteredFileError(OSError):
     """What was fetched is not what was written: its size or its checksum is another."""
-
-
-class _CacheError(Exception):
-    """The cache's own directory or index does not work: queries go on without it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CachedFile:
-    """A file that the cache may hold: its checksum (SHA-1), its size, and its format's extension."""
-
-    checksum: str
-    size_bytes: int
-    extension: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.checksum}.{self.extension}"
-
-
-class Held:
-    """A cached file that cannot be evicted until it is let go."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self._descriptor = descriptor
-
-    def let_go(self) -> None:
-        os.close(self._descriptor)
 
 
 class FileCache:
@@ -79,21 +50,20 @@ class FileCache:
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self._directory = directory
-        self._files = directory / "files"
-        self._locks = directory / "locks"
+        self._files = CacheFiles(directory)
+        self._index = CacheIndex(directory, self._reconcile)
         self._max_bytes = max_bytes
-        self._local = threading.local()
         self._lock = threading.Lock()
-        self._verified: dict[str, tuple[int, int]] = {}
-        self._touched: dict[str, float] = {}
+        self._verified: dict[str, tuple[int, ...]] = {}
+        self._used: dict[str, None] = {}
         self._counted: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self._flushed_s = 0.0
-        self._opened = False
+        self._reconciled = False
 
     @property
     def location(self) -> str:
         """The directory that DuckDB must be allowed to read."""
-        return str(self._files)
+        return str(self._files.directory)
 
     def hold(self, file: CachedFile) -> Held | None:
         """The file, where it is there and right; it stays until it is let go."""
@@ -107,276 +77,220 @@ class FileCache:
         `download` fills a path that does not exist yet. Raises AlteredFileError when it brought something else, and
         whatever it raises itself.
         """
+        if not file.can_be_kept or file.size_bytes > self._max_bytes:
+            return None
         try:
-            if not self._prepare():
-                return None
-            with self._stripe(file.name):
+            self._prepare()
+            with self._files.locked(self._files.stripe(file.name)):
                 held = self._hold(file)
                 if held is not None or not self._reserve(file):
                     return held
                 return self._download(file, download)
-        except _CacheError as error:
-            log.warning("cache.unusable", directory=str(self._directory), error=str(error)[:200])
+        except CacheFault as error:
+            self._warn(error)
             return None
-
-    def _download(self, file: CachedFile, download: Callable[[Path], None]) -> Held | None:
-        part = self._files / f".{file.name}.{uuid4()}.part"
-        try:
-            download(part)
-            return self._put_in_place(file, part)
-        except OSError as error:
-            self._forget(file.name)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            log.warning("cache.full_disk", directory=str(self._directory))
-            return None
-        except BaseException:
-            self._forget(file.name)
-            raise
-        finally:
-            part.unlink(missing_ok=True)
 
     def distrust(self, file: CachedFile) -> None:
         """Hold the file against its checksum once more before it is used again: reading it failed."""
         self._verified.pop(file.name, None)
 
-    def drop(self, file: CachedFile) -> None:
-        """Remove a file that turned out to be wrong."""
-        log.warning("cache.dropped", file=file.name)
-        self._verified.pop(file.name, None)
-        (self._files / file.name).unlink(missing_ok=True)
-        self._forget(file.name)
-
     def counts(self) -> Mapping[str, int]:
         """Hits, misses, bytes fetched and evictions of all processes so far; files and their bytes now."""
-        if not self._prepare():
+        try:
+            self._prepare()
+            with self._usage() as (used, counted), self._index.transaction() as rows:
+                rows.use(used)
+                rows.count(counted)
+                known = rows.counters()
+                files, size_bytes = rows.total()
+        except CacheFault as error:
+            self._warn(error)
             return {}
-        self._flush(force=True)
-        with self._transaction() as database:
-            counted = dict(database.execute("SELECT name, value FROM counters").fetchall())
-            files, size_bytes = database.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM files").fetchone()
-        return {**{name: counted.get(name, 0) for name in _COUNTERS}, "files": files, "sizeBytes": size_bytes}
+        return {**{name: known.get(name, 0) for name in _COUNTERS}, "files": files, "sizeBytes": size_bytes}
 
     def clear(self) -> int:
         """Remove what no query uses; the bytes that this gave back."""
-        if not self._prepare():
+        try:
+            self._prepare()
+            with self._index.transaction() as rows:
+                return self._evict(rows, 1 << 62)
+        except CacheFault as error:
+            self._warn(error)
             return 0
-        with self._transaction() as database:
-            return self._evict(database, 1 << 62)
 
     def flush(self) -> None:
         """Write down, now and then, what was used."""
-        self._flush(force=False)
+        if time.monotonic() - self._flushed_s < _FLUSH_EVERY_S:
+            return
+        try:
+            self._prepare()
+            with self._usage() as (used, counted), self._index.transaction() as rows:
+                rows.use(used)
+                rows.count(counted)
+        except CacheFault as error:
+            self._warn(error)
 
     def _hold(self, file: CachedFile) -> Held | None:
-        path = self._files / file.name
+        opened = self._files.opened(file.name) if file.can_be_kept else None
+        if opened is None:
+            return None
         try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError:
-            return None
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        found = os.fstat(descriptor)
-        if found.st_nlink == 0:
-            os.close(descriptor)
-            return None
-        if found.st_size != file.size_bytes or not self._is_right(file, path, found):
-            os.close(descriptor)
-            self.drop(file)
-            return None
-        with self._lock:
-            self._touched[file.name] = time.time()
-        return Held(path, descriptor)
+            if self._is_verified(file, opened):
+                with self._lock:
+                    self._used.pop(file.name, None)
+                    self._used[file.name] = None
+                return Held(self._files.path(file.name), opened)
+            self._drop(file, opened)
+        except (OSError, CacheFault) as error:
+            self._warn(error)
+        except BaseException:
+            opened.close()
+            raise
+        opened.close()
+        return None
 
-    def _is_right(self, file: CachedFile, path: Path, found: os.stat_result) -> bool:
+    def _is_verified(self, file: CachedFile, opened: FileIO) -> bool:
         """Its checksum, computed when this process first meets it and whenever it was changed since."""
-        seen = (found.st_ino, found.st_mtime_ns)
+        seen = _state(opened)
         if self._verified.get(file.name) == seen:
             return True
-        if sha1_of(path) != file.checksum:
+        if not is_right(file, opened):
             return False
-        self._verified[file.name] = seen
+        self._remember(file, seen)
         return True
 
-    def _put_in_place(self, file: CachedFile, part: Path) -> Held:
-        if part.stat().st_size != file.size_bytes or sha1_of(part) != file.checksum:
-            raise AlteredFileError(errno.EIO, f"{file.name}: what came is not what was written")
-        descriptor = os.open(part, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        path = self._files / file.name
-        part.rename(path)
-        found = os.fstat(descriptor)
-        self._verified[file.name] = (found.st_ino, found.st_mtime_ns)
-        with self._transaction() as database:
-            database.execute(
-                "INSERT INTO files VALUES (?, ?, ?, 1) "
-                "ON CONFLICT (name) DO UPDATE SET ready = 1, used = excluded.used",
-                (file.name, file.size_bytes, time.time()),
-            )
-        self._count("bytes", file.size_bytes)
-        return Held(path, descriptor)
+    def _remember(self, file: CachedFile, seen: tuple[int, ...]) -> None:
+        with self._lock:
+            if len(self._verified) >= _MAX_VERIFIED:
+                self._verified.clear()
+            self._verified[file.name] = seen
+
+    def _drop(self, file: CachedFile, opened: FileIO) -> None:
+        """Remove a file that turned out to be wrong, unless another has taken its place."""
+        log.warning("cache.dropped", file=file.name)
+        with self._index.transaction() as rows:
+            if self._files.is_in_place(file.name, opened):
+                self._files.path(file.name).unlink(missing_ok=True)
+                rows.remove([file.name], ready=True)
 
     def _reserve(self, file: CachedFile) -> bool:
         """Room for the file, made by evicting what was used least recently; False where all the rest is in use."""
-        self._flush(force=True)
-        with self._transaction() as database:
-            total = database.execute("SELECT coalesce(sum(bytes), 0) FROM files").fetchone()[0]
-            needed = total + file.size_bytes - self._max_bytes
-            if file.size_bytes > self._max_bytes or (needed > 0 and self._evict(database, needed) < needed):
+        with self._usage() as (used, counted), self._index.transaction() as rows:
+            rows.use(used)
+            rows.count(counted)
+            # This process holds the stripe: what lies there of the file is of one that ended, or cannot be used.
+            self._files.remove_parts(file.name)
+            if not self._files.remove_unused(file.name) or not self._make_room(rows, file):
                 return False
-            database.execute(
-                "INSERT INTO files VALUES (?, ?, ?, 0) ON CONFLICT (name) DO UPDATE SET ready = 0",
-                (file.name, file.size_bytes, time.time()),
-            )
+            rows.put(file, ready=False)
         return True
 
-    def _evict(self, database: sqlite3.Connection, needed: int) -> int:
-        """Remove files that nobody uses until so many bytes are free; how many became free."""
-        freed = 0
-        for name, size_bytes, ready in database.execute(
-            "SELECT name, bytes, ready FROM files ORDER BY used"
-        ).fetchall():
+    def _download(self, file: CachedFile, download: Callable[[Path], None]) -> Held:
+        part = self._files.new_part(file)
+        try:
+            try:
+                with self._files.same_directory():
+                    download(part)
+            except OSError as error:
+                if error.errno in _FULL_DISK or str(error.filename) == str(part):
+                    raise CacheFault(str(error)) from error
+                raise
+            return self._put_in_place(file, part)
+        except BaseException:
+            # Its bytes first, and then the room that was reserved for them.
+            with suppress(OSError, CacheFault):
+                part.unlink(missing_ok=True)
+                with self._index.transaction() as rows:
+                    if not self._files.path(file.name).exists():
+                        rows.remove([file.name], ready=False)
+            raise
+
+    def _put_in_place(self, file: CachedFile, part: Path) -> Held:
+        with own_faults():
+            opened = locked_open(part)
+        try:
+            with own_faults():
+                came_right = is_right(file, opened)
+            if not came_right:
+                raise AlteredFileError(errno.EIO, f"{file.name}: what came is not what was written")
+            with self._index.transaction() as rows:
+                # An index that was lost meanwhile has lost the reservation too.
+                if not rows.knows(file.name) and not self._make_room(rows, file):
+                    raise CacheFault(f"{file.name}: its room was taken")
+                rows.put(file, ready=True)
+                part.rename(self._files.path(file.name))
+            self._remember(file, _state(opened))
+        except BaseException:
+            opened.close()
+            raise
+        self._count("bytes", file.size_bytes)
+        return Held(self._files.path(file.name), opened)
+
+    def _make_room(self, rows: Rows, file: CachedFile) -> bool:
+        needed = rows.total(besides=file.name)[1] + file.size_bytes - self._max_bytes
+        return needed <= 0 or self._evict(rows, needed, fetching=file.name) >= needed
+
+    def _evict(self, rows: Rows, needed: int, fetching: str = "") -> int:
+        """Remove what nobody uses until so many bytes are free; how many became free."""
+        freed, unready, ready = 0, list[str](), list[str]()
+        own_stripe = self._files.stripe(fetching) if fetching else None
+        for name, size_bytes, is_ready in rows.victims(besides=fetching):
             if freed >= needed:
                 break
-            if self._remove_unused(name) if ready else self._remove_abandoned(name):
-                database.execute("DELETE FROM files WHERE name = ?", (name,))
+            if is_ready and self._files.remove_unused(name):
+                ready.append(name)
                 freed += size_bytes
-                self._count("evictions")
+            elif not is_ready and self._files.remove_abandoned(name, own_stripe):
+                unready.append(name)
+                freed += size_bytes
+        rows.remove(unready, ready=False)
+        rows.remove(ready, ready=True)
+        self._count("evictions", len(ready))
         return freed
 
-    def _remove_unused(self, name: str) -> bool:
-        path = self._files / name
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(descriptor)
-        return True
+    def _prepare(self) -> None:
+        """The directory is there, and its index knows its files."""
+        with own_faults():
+            self._files.make()
+        if not self._reconciled:
+            with self._index.transaction() as rows:
+                self._reconcile(rows)
+            self._reconciled = True
 
-    def _remove_abandoned(self, name: str) -> bool:
-        """What a process was fetching that is not there any more."""
-        with self._stripe(name, wait=False) as locked:
-            if locked:
-                for part in self._files.glob(f".{name}.*.part"):
-                    part.unlink(missing_ok=True)
-            # It may have got as far as putting the file in its place.
-            return locked and self._remove_unused(name)
+    def _reconcile(self, rows: Rows) -> None:
+        """Take into the index what lies there without it, drop what is in it and not there, keep the limit.
 
-    def _forget(self, name: str) -> None:
-        with suppress(_CacheError), self._transaction() as database:
-            database.execute("DELETE FROM files WHERE name = ?", (name,))
+        Done by every process when it first uses the cache, and whenever an index is made.
+        """
+        there = self._files.scan()
+        for found in there:
+            rows.adopt(found)
+        rows.remove(rows.names(ready=True) - {found.name for found in there if found.ready}, ready=True)
+        self._evict(rows, rows.total()[1] - self._max_bytes)
+
+    @contextmanager
+    def _usage(self) -> Iterator[tuple[list[str], Mapping[str, int]]]:
+        """What was used and counted and is not written down yet; the counts are kept where that fails."""
+        with self._lock:
+            used, self._used = self._used, {}
+            counted, self._counted = self._counted, dict.fromkeys(_COUNTERS, 0)
+            self._flushed_s = time.monotonic()
+        try:
+            yield list(used), counted
+        except BaseException:
+            for name, value in counted.items():
+                self._count(name, value)
+            raise
 
     def _count(self, name: str, by: int = 1) -> None:
         with self._lock:
             self._counted[name] += by
 
-    def _flush(self, *, force: bool) -> None:
-        with self._lock:
-            if not force and time.monotonic() - self._flushed_s < _FLUSH_EVERY_S:
-                return
-            touched, self._touched = self._touched, {}
-            counted, self._counted = self._counted, dict.fromkeys(_COUNTERS, 0)
-            self._flushed_s = time.monotonic()
-        if not self._prepare():
-            return
-        with self._transaction() as database:
-            database.executemany(
-                "UPDATE files SET used = ? WHERE name = ?", [(at, name) for name, at in touched.items()]
-            )
-            database.executemany(
-                "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-                [(name, value) for name, value in counted.items() if value],
-            )
+    def _warn(self, error: Exception) -> None:
+        log.warning("cache.unusable", directory=str(self._directory), error=str(error)[:200])
 
-    @contextmanager
-    def _stripe(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """The lock of everybody who fetches this file; whether it could be had."""
-        stripe = zlib.crc32(name.encode()) % _STRIPES
-        try:
-            descriptor = os.open(self._locks / f"{stripe:02x}", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise _CacheError(os.strerror(error.errno or 0)) from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            yield True
-        finally:
-            os.close(descriptor)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            database = self._database()
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                database.rollback()
-                raise
-            database.commit()
-        except sqlite3.Error as error:
-            raise _CacheError(str(error)) from error
-
-    def _database(self) -> sqlite3.Connection:
-        """This thread's connection to the index that is there now."""
-        index = self._directory / "index.sqlite"
-        known: tuple[int, sqlite3.Connection] | None = getattr(self._local, "database", None)
-        if known is not None and index.exists() and index.stat().st_ino == known[0]:
-            return known[1]
-        found = sqlite3.connect(index, timeout=_BUSY_S, isolation_level=None)
-        # The index may be lost at any time: it is made again from the files.
-        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF"):
-            found.execute(statement)
-        found.executescript(_SCHEMA)
-        self._local.database = (index.stat().st_ino, found)
-        return found
-
-    def _prepare(self) -> bool:
-        """The directory is there, and its index knows its files. False where the disk does not allow a cache."""
-        if self._opened and self._files.is_dir():
-            return True
-        with self._lock:
-            try:
-                for directory in (self._files, self._locks):
-                    directory.mkdir(parents=True, exist_ok=True)
-                try:
-                    self._adopt()
-                except _CacheError:
-                    for path in self._directory.glob("index.sqlite*"):
-                        path.unlink(missing_ok=True)
-                    self._adopt()
-            except (OSError, _CacheError) as error:
-                log.warning("cache.unusable", directory=str(self._directory), error=str(error)[:200])
-                return False
-            self._opened = True
-        return True
-
-    def _adopt(self) -> None:
-        """Take into the index what lies there without it, drop what is in it and not there, keep the limit."""
-        with self._transaction() as database:
-            known = {row[0] for row in database.execute("SELECT name FROM files WHERE ready = 1")}
-            there = set()
-            for entry in os.scandir(self._files):
-                if _NAME.fullmatch(entry.name) and entry.is_file():
-                    there.add(entry.name)
-                    if entry.name not in known:
-                        values = (entry.name, entry.stat().st_size, entry.stat().st_mtime)
-                        database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, 1)", values)
-            database.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in known - there])
-            total = database.execute("SELECT coalesce(sum(bytes), 0) FROM files").fetchone()[0]
-            freed = 0
-            if total > self._max_bytes:
-                for name, size_bytes, ready in database.execute("SELECT name, bytes, ready FROM files ORDER BY used"):
-                    if total - freed <= self._max_bytes:
-                        break
-                    if self._remove_unused(name) if ready else self._remove_abandoned(name):
-                        freed += size_bytes
-                        database.execute("DELETE FROM files WHERE name = ?", (name,))
+def _state(opened: FileIO) -> tuple[int, ...]:
+    """What changes when somebody writes to the file, or puts another in its place."""
+    found = os.fstat(opened.fileno())
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
