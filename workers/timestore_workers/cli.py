@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from timestore_core import __version__
+from timestore_workers.backup_command import backup, restore
 from timestore_workers.console import explained, out
 from timestore_workers.ingest_command import ingest
 from timestore_workers.lifecycle_command import ALL_OPERATIONS, lifecycle, verify
@@ -183,6 +184,8 @@ app.command()(query)
 app.add_typer(lifecycle)
 app.add_typer(storage)
 app.command()(verify)
+app.command()(backup)
+app.command()(restore)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Backups: one version of each dataset, copied to another place, and brought back from there."""
