@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,8 @@ class LocalDriver:
         try:
             found = self._path(key).stat()
         except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
             return None
         return StoredFile(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 

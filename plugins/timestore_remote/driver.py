@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,14 +23,17 @@ _TRIES = 4
 _TRY_FOR_S = 45.0
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "timeCreated", "created")
 _PROBE = b"timestore"
+# What these tell at debug level are whole requests and answers: tokens, signatures, and what a store repeats of them.
+_TALKATIVE = ("aiobotocore", "botocore", "s3fs", "gcsfs", "google", "adlfs", "azure", "fsspec", "urllib3", "aiohttp")
 
 
 class RemoteError(OSError):
-    """A store that failed; `transient` ones are worth another try."""
+    """A store that failed; `transient` ones are worth another try. `code` is the kind of failure, see `_name`."""
 
-    def __init__(self, message: str, *, transient: bool) -> None:
+    def __init__(self, message: str, *, transient: bool, code: str | None = None) -> None:
         super().__init__(errno.EIO, message)
         self.transient = transient
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class RemoteDriver:
         self._connect = connect
         self._in_place = in_place
         self._opened: Any = None
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     def staging_dir(self) -> Path:
         self._staging.mkdir(parents=True, exist_ok=True)
@@ -164,15 +170,23 @@ class RemoteDriver:
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, f"{self._kind}: there is no such file or bucket") from None
         except PermissionError as error:
-            raise RemoteError(f"{self._kind}: no permission to {what} ({_name(error)})", transient=False) from error
+            code = _name(error)
+            raise RemoteError(f"{self._kind}: no permission to {what} ({code})", transient=False, code=code) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT) and what == "read":
                 raise
-            raise RemoteError(f"{self._kind}: cannot {what} ({_name(error)})", transient=True) from error
+            if isinstance(error.__cause__, ImportError):
+                # The text is our own, and says which package.
+                raise RemoteError(f"{self._kind}: {error}", transient=False, code="ImportError") from error
+            code = _name(error)
+            raise RemoteError(f"{self._kind}: cannot {what} ({code})", transient=True, code=code) from error
         except TimeoutError as error:
-            raise RemoteError(f"{self._kind}: did not answer in time to {what}", transient=True) from error
+            raise RemoteError(
+                f"{self._kind}: did not answer in time to {what}", transient=True, code="TimeoutError"
+            ) from error
         except Exception as error:
-            raise RemoteError(f"{self._kind}: cannot {what} ({_name(error)})", transient=True) from error
+            code = _name(error)
+            raise RemoteError(f"{self._kind}: cannot {what} ({code})", transient=True, code=code) from error
 
 
 def staging_below(spill: Path) -> Path:

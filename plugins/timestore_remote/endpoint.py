@@ -18,7 +18,7 @@ def check_endpoint(url: str, *, allow_link_local: bool) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError("config.endpoint: is not a URL such as https://s3.example.com") from None
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or parts.username:
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("config.endpoint: must be an http or https URL without user, query and fragment")
     if allow_link_local:
         return url

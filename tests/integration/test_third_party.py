@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import runpy
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from sysconfig import get_path
 
 import pytest
-from timestore_local.driver import LocalDriver
 
 from tests.service import ALL_TIME, Service
-from timestore_core.storage import StorageDriver, StoredFile
 
 EXAMPLE = Path(__file__).parents[2] / "examples/timestore-plugin-example"
 FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/growth/window=w/part-[0-9a-f-]{36}\.duckdb")
@@ -191,159 +186,3 @@ def test_a_setting_that_the_strangers_driver_lacks_ends_the_start_with_its_name(
 
     assert ended.returncode == 1
     assert "EXAMPLE_SHARDED_ROOT: must be the absolute path" in ended.stderr
-
-
-# What every storage driver is expected to do, here of the built-in one and of the example's.
-
-
-def local_driver(root: Path) -> StorageDriver:
-    return LocalDriver(root)
-
-
-def sharded_driver(root: Path) -> StorageDriver:
-    driver: StorageDriver = runpy.run_path(str(EXAMPLE / "timestore_example/sharded.py"))["ShardedDriver"](root)
-    return driver
-
-
-@pytest.fixture(params=[local_driver, sharded_driver], ids=["local", "sharded"])
-def driver(request: pytest.FixtureRequest, tmp_path: Path) -> StorageDriver:
-    root = tmp_path / "root"
-    root.mkdir()
-    opened: StorageDriver = request.param(root)
-    return opened
-
-
-def staged(driver: StorageDriver, content: bytes, name: str = "staged") -> Path:
-    source = driver.staging_dir() / name
-    source.write_bytes(content)
-    return source
-
-
-KEY = "cpu/host=a/part-1.duckdb"
-ESCAPES = ["../outside", "a/../../outside", "a/..", "..", "/etc/hostname"]
-
-
-def test_what_was_put_is_there_whole_and_its_source_is_gone(driver: StorageDriver) -> None:
-    source = staged(driver, b"content")
-
-    stored = driver.put(source, KEY)
-
-    assert stored == driver.stat(KEY) == StoredFile(KEY, 7)
-    assert Path(driver.location(KEY)).read_bytes() == b"content"
-    assert not source.exists()
-
-
-def test_duckdb_may_read_where_a_file_is_located(driver: StorageDriver) -> None:
-    driver.put(staged(driver, b"content"), KEY)
-
-    assert any(Path(driver.location(KEY)).is_relative_to(allowed) for allowed in driver.allowed_locations())
-
-
-def test_a_taken_key_is_never_overwritten(driver: StorageDriver) -> None:
-    driver.put(staged(driver, b"first"), KEY)
-
-    with pytest.raises(FileExistsError):
-        driver.put(staged(driver, b"the second"), KEY)
-
-    assert Path(driver.location(KEY)).read_bytes() == b"first"
-
-
-def test_of_many_that_put_one_key_at_once_one_wins(driver: StorageDriver) -> None:
-    sources = [staged(driver, bytes([65 + number]) * 1000, f"staged-{number}") for number in range(16)]
-
-    def put(source: Path) -> bool:
-        try:
-            driver.put(source, KEY)
-        except FileExistsError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(put, sources))
-
-    assert sum(won) == 1
-    assert Path(driver.location(KEY)).read_bytes() == bytes([65 + won.index(True)]) * 1000
-
-
-def test_a_put_that_the_disk_does_not_confirm_is_an_error(
-    driver: StorageDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    source = staged(driver, b"content")
-    monkeypatch.setattr(os, "fsync", failing)
-
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        driver.put(source, KEY)
-
-
-def test_a_file_that_is_not_there_is_none_and_deleting_it_is_no_error(driver: StorageDriver) -> None:
-    assert driver.stat(KEY) is None
-    driver.delete(KEY)
-
-    driver.put(staged(driver, b"content"), KEY)
-    driver.delete(KEY)
-
-    assert driver.stat(KEY) is None
-    assert list(driver.list()) == []
-
-
-def test_a_listing_names_every_file_below_the_prefix_and_nothing_else(driver: StorageDriver) -> None:
-    keys = [f"cpu/host={number}/part-{number}.duckdb" for number in range(20)]
-    for key in [*keys, "cpu2/part-1.duckdb"]:
-        driver.put(staged(driver, key.encode()), key)
-    staged(driver, b"half")
-
-    assert sorted(driver.list(), key=lambda one: one.key) == sorted(
-        [StoredFile(key, len(key)) for key in [*keys, "cpu2/part-1.duckdb"]], key=lambda one: one.key
-    )
-    assert {one.key for one in driver.list("cpu")} == set(keys)
-    assert [one.key for one in driver.list("cpu/host=7")] == [keys[7]]
-
-
-@pytest.mark.parametrize("key", ESCAPES)
-def test_a_key_that_leads_outside_the_root_is_refused(driver: StorageDriver, tmp_path: Path, key: str) -> None:
-    (tmp_path / "outside").write_bytes(b"not yours")
-    source = staged(driver, b"content")
-
-    for attempt in (
-        lambda: driver.put(source, key),
-        lambda: driver.stat(key),
-        lambda: driver.delete(key),
-        lambda: driver.location(key),
-        lambda: list(driver.list(key)),
-    ):
-        with pytest.raises(OSError, match=re.escape(repr(key))):
-            attempt()
-
-    assert (tmp_path / "outside").read_bytes() == b"not yours"
-    assert source.exists()
-
-
-def test_a_listing_that_cannot_be_completed_raises_instead_of_giving_fewer(
-    driver: StorageDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(4):
-        driver.put(staged(driver, b"content"), f"cpu/part-{number}.duckdb")
-    real = os.scandir
-
-    def failing(path: str) -> object:
-        if Path(path).name == "cpu":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", failing)
-
-    with pytest.raises(PermissionError):
-        list(driver.list())
-
-
-def test_a_working_target_passes_its_check_and_a_missing_one_does_not(driver: StorageDriver, tmp_path: Path) -> None:
-    driver.check()
-
-    (tmp_path / "root").rename(tmp_path / "elsewhere")
-    (tmp_path / "root").write_bytes(b"a file where the directory was")
-
-    with pytest.raises(OSError):
-        driver.check()

@@ -41,7 +41,7 @@ class ShardedDriver:
         target = self._path(key)
         size_bytes = source.stat().st_size
         _sync(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._make_up_to_root(target.parent)
         # A link fails where the name is taken; a rename would replace the other file.
         os.link(source, target)
         try:
@@ -104,6 +104,12 @@ class ShardedDriver:
         for outer in sorted(self._root.iterdir()):
             if _SHARD.fullmatch(outer.name):
                 yield from sorted(outer.iterdir())
+
+    def _make_up_to_root(self, directory: Path) -> None:
+        """The directories on the way, where they are missing, but never the root: see the class."""
+        if directory != self._root:
+            self._make_up_to_root(directory.parent)
+            directory.mkdir(exist_ok=True)
 
     def _sync_up_to_root(self, directory: Path) -> None:
         """A file lasts when its name does, and so does every directory on the way, whoever made it."""
