@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from timestore_core.query.engine import EngineParts, QueryEngine
 from timestore_core.queues import Queue
 from timestore_core.settings import MIB, Settings
 from timestore_core.storage import StorageDriver
+from timestore_core.times import running_s
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,7 @@ ENGINE = "duckdb"
 _REWRITES = 2
 # Other processes change targets too: what is known of one is read again after this.
 _TARGET_AGE_S = 5.0
+_EPOCHS_PER_ORPHAN_AGE = 6
 
 
 class Targets:
@@ -45,7 +48,7 @@ class Targets:
         self._default: StorageTarget | None = None
         self._known: dict[str, tuple[StorageTarget, float]] = {}
         self._drivers: dict[tuple[str, str], StorageDriver] = {}
-        self._owned: set[tuple[str, str]] = set()
+        self._owned_at_s: dict[tuple[str, str], float] = {}
 
     @property
     def default(self) -> StorageTarget:
@@ -91,14 +94,17 @@ class Targets:
             return self._drivers[key]
 
     def owned_driver(self, target: StorageTarget) -> StorageDriver:
-        """The driver of a target that is about to be written: this catalog's marker is there.
+        """The driver of a target that is about to be written: this catalog's marker is there, and not old.
 
-        Raises Unavailable where the target cannot be opened or written.
+        An older copy of this catalog is known by the epochs that storage has and it has not: they have to follow
+        what is written long before collection takes that for leftovers. Raises Unavailable where the target cannot
+        be opened or written.
         """
         key = (target.id, target.updated_at.isoformat())
-        if key not in self._owned:
+        age_s = running_s() - self._owned_at_s.get(key, -math.inf)
+        if age_s > self._settings.lifecycle_orphan_age_minutes * 60 / _EPOCHS_PER_ORPHAN_AGE:
             self.begin_epoch(target)
-            self._owned.add(key)
+            self._owned_at_s[key] = running_s()
         return self.driver(target)
 
     def begin_epoch(self, target: StorageTarget) -> Identity:

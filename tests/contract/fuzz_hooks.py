@@ -13,10 +13,13 @@ from schemathesis import Case, HookContext
 from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.core.transport import Response
 
+from timestore_core.admin.versions import MAX_WAIT_S
+from timestore_core.lifecycle.runs import OPERATIONS
 from timestore_core.plugins import load_plugins
 from timestore_core.query.request import MAX_LIMIT
 
 SLUGS = [f"fuzzed-{letter}" for letter in "abcd"]
+PINS = ["first", "second"]
 COLUMNS = {"timestamp": "timestamp", "site": "string", "value": "double", "samples": "integer", "ok": "boolean"}
 FUNCTIONS = sorted(load_plugins().aggregations)
 INGEST, QUERY = "POST /datasets/{slug}/ingest", "POST /datasets/{slug}/query"
@@ -78,11 +81,34 @@ new_targets = st.fixed_dictionaries(
         "config": st.just({"root": "/tmp"}),
     }
 )
+slugs = st.sampled_from(SLUGS)
+runs = st.fixed_dictionaries(
+    {"datasetSlug": slugs, "operations": st.lists(st.sampled_from(sorted(OPERATIONS)), min_size=1, max_size=3)},
+    optional={"dryRun": st.booleans(), "force": st.booleans()},
+)
+versions = st.fixed_dictionaries({"version": st.integers(1, 30)}, optional={"dryRun": st.booleans()})
+deletions = st.fixed_dictionaries(
+    {"timeRange": ranges},
+    optional={
+        "filters": st.fixed_dictionaries({"partitionKey": st.just({"site": ["north"]})}),
+        "dryRun": st.booleans(),
+    },
+)
+# Without a grace period what is removed is collected by the next run.
+policies = st.fixed_dictionaries(
+    {"mode": st.sampled_from(["time", "size"]), "deleteGraceMinutes": st.just(0)},
+    optional={"rules": st.fixed_dictionaries({"maxTotalBytes": st.integers(10_000, 200_000)})},
+)
 SENSIBLE = {
     INGEST: batches(),
     QUERY: queries,
     "POST /admin/datasets": new_datasets,
     "POST /admin/storage-targets": new_targets,
+    "POST /admin/lifecycle/run": runs,
+    "POST /admin/datasets/{key}/delete-rows": deletions,
+    "POST /admin/datasets/{key}/restore": versions,
+    "PUT /admin/datasets/{key}/pins/{name}": versions,
+    "PUT /admin/datasets/{key}/retention": policies,
 }
 
 
@@ -98,10 +124,11 @@ def before_generate_body(context: HookContext, strategy: st.SearchStrategy[Any])
 def before_generate_path_parameters(context: HookContext, strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Half of the paths lead to the same few datasets."""
     assert context.operation is not None
+    known = {"slug": slugs, "key": slugs, "name": st.sampled_from(PINS)}
     names = [one.name for one in context.operation.path_parameters]
-    if names not in (["slug"], ["key"]):
+    if not names or not known.keys() >= set(names):
         return strategy
-    return strategy | st.sampled_from(SLUGS).map(lambda slug: {names[0]: slug})
+    return strategy | st.fixed_dictionaries({name: known[name] for name in names})
 
 
 @schemathesis.hook
@@ -115,6 +142,9 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
     # No body is really compressed here: one in ten still says that it is, and is refused.
     if chance > 0:
         case.headers.pop("Content-Encoding", None)
+    # Whoever waits for changes takes a thread and the fuzzer's time: one in ten waits a second.
+    if str((case.query or {}).get("wait")) in map(str, range(1, MAX_WAIT_S + 1)):
+        case.query["wait"] = 1 if chance == 0 else 0
     if "FUZZED_SCOPES" in os.environ and chance > 1:
         case.headers["X-IAM-Scopes"] = os.environ["FUZZED_SCOPES"]
 

@@ -29,6 +29,8 @@ DOCUMENT = Document(make_document(PLUGINS, Settings()))
 OPERATIONS = [(path, method, one) for path, method, one in DOCUMENT.operations()]
 # These end what others need.
 LAST = ("archiveDataset", "deleteDataset", "restoreDataset")
+# Only in queue mode: tests/integration/test_lifecycle_queue.py has it.
+ELSEWHERE = {"rescheduleLifecycle"}
 
 
 def test_the_document_is_valid_openapi_3_1() -> None:
@@ -98,7 +100,7 @@ def test_a_recorded_exchange_is_as_the_document_says(exchange: Json) -> None:
         assert DOCUMENT.request_problems(operation, request["body"]) == []
 
 
-@pytest.mark.parametrize("exchange", [one for one in EXCHANGES if one["response"]["status"] < 400][:30])
+@pytest.mark.parametrize("exchange", [one for one in EXCHANGES if one["response"]["status"] < 400])
 def test_an_answer_that_lacks_a_field_or_has_one_of_another_type_is_seen(exchange: Json) -> None:
     operation = DOCUMENT.operation(exchange["request"]["method"], exchange["request"]["path"])
     assert operation is not None
@@ -114,7 +116,7 @@ def damaged(body: Json) -> Iterator[tuple[Json, str]]:
     for name, value in body.items():
         yield {key: one for key, one in body.items() if key != name}, name
         yield {**body, name: [value]}, name
-        if isinstance(value, dict) and name in ("manifest", "dataset", "storageTarget"):
+        if isinstance(value, dict) and name in ("manifest", "dataset", "storageTarget", "report", "metrics"):
             yield from (({**body, name: inner}, f"{name}.{path}") for inner, path in damaged(value))
     yield {**body, "unknown": 1}, "an unknown field"
 
@@ -146,7 +148,7 @@ def test_every_example_works_and_its_answer_is_as_the_document_says(running: Ser
     target_id = running.client.get("/admin/storage-targets").json()["storageTargets"][0]["id"]
     sent = 0
     for path, method, operation in sorted(OPERATIONS, key=lambda one: place_of(one[2]["operationId"])):
-        for body in bodies_of(operation):
+        for body in [] if operation["operationId"] in ELSEWHERE else bodies_of(operation):
             text = None if body is None else json.dumps(body).replace(examples.TARGET_ID, target_id)
             url, query = filled(path, operation)
             answer = running.client.request(
@@ -174,9 +176,12 @@ def place_of(operation_id: str) -> int:
 
 
 def bodies_of(operation: Json) -> list[Any]:
+    """The examples, and first no body at all where there may be none."""
     if "requestBody" not in operation:
         return [None]
-    return [one["value"] for one in operation["requestBody"]["content"]["application/json"]["examples"].values()]
+    asked = operation["requestBody"]
+    shown = [one["value"] for one in asked["content"]["application/json"]["examples"].values()]
+    return shown if asked["required"] else [None, *shown]
 
 
 def filled(path: str, operation: Json) -> tuple[str, dict[str, Any]]:

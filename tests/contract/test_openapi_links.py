@@ -26,6 +26,9 @@ BEFORE = {
     "ingest 201": (),
     "deleteDataset 200": ("ingest", "archiveDataset"),
     "restoreDataset 200": ("ingest", "archiveDataset", "deleteDataset"),
+    "pinVersion 200": ("ingest", "pinVersion"),
+    "listPins 200": ("ingest", "pinVersion"),
+    "unpinVersion 200": ("ingest", "pinVersion"),
 }
 # Two of everything, so that there is a next page: batches, versions, schemas and their audit events.
 USUAL = ("ingest", "ingest")
@@ -88,7 +91,7 @@ class Session:
         return answer, {**sent, "body": content}
 
     def _body(self, operation_id: str, operation: Json) -> Any:
-        if "requestBody" not in operation:
+        if "requestBody" not in operation or not operation["requestBody"]["required"]:
             return None
         shown = operation["requestBody"]["content"]["application/json"]["examples"]
         body = self._own(next(iter(shown.values()))["value"])

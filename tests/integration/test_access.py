@@ -47,6 +47,14 @@ ROUTES: list[tuple[str, str, str, Any]] = [
             ("POST", "/admin/storage-targets", {"name": "x", "kind": "nope"}),
             ("PATCH", "/admin/storage-targets/st-nope", {}),
             ("GET", "/admin/audit", None),
+            ("GET", "/admin/datasets/guarded/pins", None),
+            ("PUT", "/admin/datasets/guarded/pins/kept", {"version": 1}),
+            ("DELETE", "/admin/datasets/guarded/pins/kept", None),
+            ("GET", "/admin/datasets/guarded/changes?since=0", None),
+            ("POST", "/admin/datasets/guarded/delete-rows", {"timeRange": ALL_TIME, "dryRun": True}),
+            ("POST", "/admin/lifecycle/run", {"datasetSlug": "guarded", "dryRun": True}),
+            ("GET", "/admin/lifecycle/status", None),
+            ("POST", "/admin/lifecycle/reschedule", {"jobId": "ljr-nope"}),
         ]
     ),
 ]
@@ -85,13 +93,14 @@ def test_every_admin_route_and_method_is_in_the_matrix() -> None:
         for method in dir(resource)
         if method.startswith("on_")
     }
-    tried = {
-        (method, re.sub(r"/(guarded|other)\b", "/{key}", path.partition("?")[0]).replace("st-nope", "{target_id}"))
-        for action, method, path, _ in ROUTES
-        if action == "admin"
-    }
+    tried = {(method, template_of(path.partition("?")[0])) for action, method, path, _ in ROUTES if action == "admin"}
 
     assert tried == templates
+
+
+def template_of(path: str) -> str:
+    path = re.sub(r"/(guarded|other)\b", "/{key}", path)
+    return path.replace("/st-nope", "/{target_id}").replace("/pins/kept", "/pins/{name}")
 
 
 @pytest.mark.parametrize(

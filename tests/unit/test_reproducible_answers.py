@@ -29,7 +29,7 @@ from timestore_core.partitions.statistics import column_statistics
 from timestore_core.query.engine import EngineParts, LocalEngine
 from timestore_core.query.plan import column_scales
 from timestore_core.query.request import AskedAggregation, parse_query
-from timestore_core.query.service import answer, make_plan
+from timestore_core.query.service import answer, planned
 from timestore_core.runtime import Runtime
 from timestore_core.settings import MIB, Settings
 
@@ -79,7 +79,8 @@ class Stand:
 
     def plan_of(self, partitions: Sequence[Partition], **question: Any) -> Any:
         runtime, head = self._runtime(partitions, MAX_ATTACHED), Head(DATASET, 1, SCHEMA)
-        return make_plan(runtime, head, parse_query(body_of(question), FUNCTIONS, runtime.settings))[0]
+        with planned(runtime, head, parse_query(body_of(question), FUNCTIONS, runtime.settings)) as (plan, _):
+            return plan
 
     def close(self) -> None:
         self._duck.close()
@@ -92,7 +93,9 @@ class Stand:
                 settings=Settings(),
                 plugins=SimpleNamespace(aggregations=FUNCTIONS, observe=lambda *_, **__: None),
                 snapshots=SimpleNamespace(partitions=lambda _: tuple(partitions)),
-                targets=SimpleNamespace(get=lambda target_id: target_id, driver=lambda _: self._driver),
+                targets=SimpleNamespace(
+                    get=lambda target_id: SimpleNamespace(id=target_id), driver=lambda _: self._driver
+                ),
                 engine=LocalEngine(parts),
             ),
         )

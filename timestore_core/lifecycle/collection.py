@@ -100,39 +100,37 @@ def collect(maintenance: Maintenance) -> Outcome:
     kept_hours = runtime.settings.snapshot_retention_hours
     before = now - max(grace, timedelta(hours=kept_hours or 0))
     history_before = now - max(grace, timedelta(hours=HISTORY_HOURS if kept_hours is None else kept_hours))
-    targets, shared, failure = _targets_of(maintenance), dict[str, str](), None
-    for target in targets:
+    targets = _targets_of(maintenance)
+    own, reason, failure = list[str](), None, None
+    for target in targets.values():
         try:
-            why = shared_with_copy(runtime, target, maintenance.dry_run)
+            reason = shared_with_copy(runtime, target, maintenance.dry_run) or reason
+            own.append(target.id)
         except Unavailable as error:
-            failure, why = error, error.message
-        if why is not None:
-            shared[target.id] = why
-    refusal = refusal_of(read_identity(runtime.database))
+            failure = error
+    # Looking at the markers may have shown that this catalog is the copy.
+    refusal = refusal_of(read_identity(runtime.database)) or reason
     if refusal is not None:
         return Outcome("skipped", refusal)
-    own = [one.id for one in targets if one.id not in shared]
     if maintenance.dry_run:
-        return _preview(maintenance, targets, own, before, now)
+        return _preview(maintenance, targets.values(), own, before, now)
     files, size_bytes = collect_partitions(runtime, dataset.id, own, before)
     if failure is not None:
         # What can be collected is; the listings below need every target.
         raise failure
     manifests = _expire_manifests(runtime.database, dataset.id, history_before)
-    stray, stray_bytes, kept = _remove_leftovers(maintenance, _leftovers_of_dataset(maintenance, targets, now))
+    stray, stray_bytes, kept = _remove_leftovers(maintenance, _leftovers_of_dataset(maintenance, targets.values(), now))
     done = files + stray
     details: dict[str, Any] = {"manifests": manifests, "leftovers": stray}
     if kept:
         details["keptLeftovers"] = kept
-    message = next(iter(shared.values()), None)
-    if message is None and not done and not manifests:
-        message = "nothing is old enough to be deleted"
+    message = None if done or manifests else "nothing is old enough to be deleted"
     status: Status = "completed" if done or manifests else "skipped"
     return Outcome(status, message, done, done, size_bytes + stray_bytes, (), details)
 
 
 def shared_with_copy(runtime: Runtime, target: StorageTarget, dry_run: bool) -> str | None:
-    """Why nothing at all may be deleted there, or None; leaves this catalog's marker unless it is a dry run.
+    """Why nothing at all may be deleted, or None; leaves this catalog's marker unless it is a dry run.
 
     Raises Unavailable where storage fails.
     """
@@ -144,8 +142,8 @@ def shared_with_copy(runtime: Runtime, target: StorageTarget, dry_run: bool) -> 
         return None
     return (
         f"another catalog that was copied from this one, or this one from it, owns {target.name} too "
-        f"({', '.join(copies)}): nothing is deleted there, since it may still need what this one has removed. "
-        "Stop the one that is not needed; then `timestore storage confirm` makes the other the only owner"
+        f"({', '.join(copies)}): nothing is deleted, since it may still need what this one has removed. Stop the one "
+        "that is not needed; then `timestore storage confirm` makes the other the only owner"
     )
 
 
@@ -263,15 +261,15 @@ def _expire_manifests(database: Database, dataset_id: str, before: datetime) -> 
             return expired
 
 
-def _targets_of(maintenance: Maintenance) -> list[StorageTarget]:
-    """Every target that the dataset uses."""
+def _targets_of(maintenance: Maintenance) -> dict[str, StorageTarget]:
+    """Every target that the dataset uses; first the default one, which each start of a catalog marks."""
     runtime, dataset = maintenance.runtime, maintenance.dataset
     ids = {row["id"] for row in runtime.database.read(lambda c: c.execute(_TARGETS_OF, [dataset.id]).fetchall())}
     ids.add(runtime.targets.for_ingest(None, dataset).id)
-    return [runtime.targets.get(one) for one in sorted(ids)]
+    return {one: runtime.targets.get(one) for one in [runtime.targets.default.id, *sorted(ids)]}
 
 
-def _leftovers_of_dataset(maintenance: Maintenance, targets: Sequence[StorageTarget], now: datetime) -> list[Leftovers]:
+def _leftovers_of_dataset(maintenance: Maintenance, targets: Iterable[StorageTarget], now: datetime) -> list[Leftovers]:
     """What crashes left in the dataset's folder, on each of its targets."""
     runtime = maintenance.runtime
     identity, folder = read_identity(runtime.database), fold_segment(maintenance.dataset.slug)
@@ -294,7 +292,7 @@ def _remove_leftovers(maintenance: Maintenance, found: Sequence[Leftovers]) -> t
 
 
 def _preview(
-    maintenance: Maintenance, targets: Sequence[StorageTarget], own: Sequence[str], before: datetime, now: datetime
+    maintenance: Maintenance, targets: Iterable[StorageTarget], own: Sequence[str], before: datetime, now: datetime
 ) -> Outcome:
     database, dataset = maintenance.runtime.database, maintenance.dataset
     values = {"dataset": dataset.id, "targets": list(own), "before": before}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from timestore_core.lifecycle.collection import (
     shared_with_copy,
 )
 from timestore_core.lifecycle.policy import policy_of
-from timestore_core.model import Dataset, StorageTarget
+from timestore_core.model import Dataset
 from timestore_core.runtime import Runtime
 
 log = structlog.get_logger(__name__)
@@ -124,15 +124,15 @@ def _sweep(runtime: Runtime, dry_run: bool) -> Swept:
     refusal = refusal_of(read_identity(runtime.database))
     if refusal is not None:
         return Swept((), 0, 0, (), refusal=refusal)
-    targets = _own_targets(runtime, dry_run)
-    refusal = refusal_of(read_identity(runtime.database))
+    reachable, reason = _reachable(runtime, dry_run)
+    refusal = refusal_of(read_identity(runtime.database)) or reason
     if refusal is not None:
         return Swept((), 0, 0, (), refusal=refusal)
-    gone = _expired_datasets(runtime, now, {one.id for one in targets})
+    gone = _expired_datasets(runtime, now, reachable)
     files = size_bytes = 0
     if not dry_run:
         for dataset in gone:
-            deleted, deleted_bytes = _delete_dataset(runtime, dataset, [one.id for one in targets])
+            deleted, deleted_bytes = _delete_dataset(runtime, dataset, sorted(reachable))
             files, size_bytes = files + deleted, size_bytes + deleted_bytes
     leftovers = _leftovers(runtime, now, dry_run)
     going = [one for one in leftovers if one.reason is None]
@@ -149,22 +149,19 @@ def _sweep(runtime: Runtime, dry_run: bool) -> Swept:
     return Swept(names, files, size_bytes, tuple(leftovers), job_runs, failed)
 
 
-def _own_targets(runtime: Runtime, dry_run: bool) -> list[StorageTarget]:
-    """The targets that can be reached and that no copy of this catalog owns too."""
-    found = []
+def _reachable(runtime: Runtime, dry_run: bool) -> tuple[frozenset[str], str | None]:
+    """The targets that can be reached, and, where a copy of this catalog owns one too, why nothing may be deleted."""
+    found, reason = set[str](), None
     for target in list_storage_targets(runtime.database):
         try:
-            reason = shared_with_copy(runtime, target, dry_run)
+            reason = shared_with_copy(runtime, target, dry_run) or reason
+            found.add(target.id)
         except TimestoreError as error:
-            reason = error.message
-        if reason is None:
-            found.append(target)
-        else:
-            log.warning("sweep.target_skipped", target=target.name, reason=reason)
-    return found
+            log.warning("sweep.target_skipped", target=target.name, reason=error.message)
+    return frozenset(found), reason
 
 
-def _expired_datasets(runtime: Runtime, now: datetime, target_ids: Set[str]) -> list[Dataset]:
+def _expired_datasets(runtime: Runtime, now: datetime, target_ids: frozenset[str]) -> list[Dataset]:
     """Deleted datasets on these targets whose grace period is over and of which no version is pinned."""
     rows = runtime.database.read(lambda connection: connection.execute(_DELETED).fetchall())
     kept = timedelta(hours=runtime.settings.snapshot_retention_hours or 0)
@@ -173,7 +170,7 @@ def _expired_datasets(runtime: Runtime, now: datetime, target_ids: Set[str]) -> 
         for row in rows
         for dataset in [dataset_of(row)]
         if not row["pinned"]
-        and target_ids >= set(row["targets"])
+        and target_ids.issuperset(row["targets"])
         and row["deleted_at"] <= now - max(policy_of(runtime, dataset).grace, kept)
     ]
 
