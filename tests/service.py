@@ -49,6 +49,11 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def environment(self) -> Mapping[str, str]:
+        """What the process sees, for other commands that are to see the same."""
+        return self._environment
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

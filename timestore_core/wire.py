@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -27,10 +28,15 @@ class WireTimeRange(msgspec.Struct, frozen=True):
 
 MAX_PROBLEMS = 50
 
+# msgspec 0.22 notes what it knows of a type before it knows it all: a second thread that makes a decoder of the type
+# meanwhile decodes by half of it, and the process crashes.
+_making_decoder = threading.Lock()
+
 
 @lru_cache(maxsize=32)
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
+    with _making_decoder:
+        return msgspec.json.Decoder(kind)
 
 
 @lru_cache(maxsize=32)

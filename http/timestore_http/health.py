@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import falcon
 import structlog
 
-from timestore_core.errors import TimestoreError
+from timestore_core.catalog.datasets import targets_in_use
+from timestore_core.errors import TimestoreError, Unavailable
+from timestore_core.model import StorageTarget
 from timestore_core.runtime import Runtime
 
 log = structlog.get_logger(__name__)
 
 _CHECK_TIMEOUT_S = 5
 _CLOCK_TOLERANCE_S = 60
+# Which targets are in use changes rarely, and looking it up reads the catalog.
+_TARGETS_AGE_S = 15
 
 
 class HealthResource:
@@ -33,6 +39,7 @@ class ReadyResource:
     def __init__(self, runtime: Runtime, is_draining: Callable[[], bool]) -> None:
         self._runtime = runtime
         self._is_draining = is_draining
+        self._in_use: tuple[float, Sequence[StorageTarget]] = (float("-inf"), ())
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ready")
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -68,7 +75,27 @@ class ReadyResource:
     def _storage(self) -> Mapping[str, Any]:
         target = self._runtime.targets.default
         self._runtime.targets.driver(target).check()
+        away = [one.name for one in self._others(target) if not self._can_be_read(one)]
+        if away:
+            raise Unavailable(f"cannot be read: {', '.join(away)}")
         return {"target": target.name}
+
+    def _others(self, default: StorageTarget) -> Sequence[StorageTarget]:
+        """The other targets that hold partitions of current snapshots, looked up now and then."""
+        read_s, known = self._in_use
+        if time.monotonic() - read_s > _TARGETS_AGE_S:
+            known = targets_in_use(self._runtime.database)
+            self._in_use = (time.monotonic(), known)
+        return [one for one in known if one.id != default.id]
+
+    def _can_be_read(self, target: StorageTarget) -> bool:
+        try:
+            driver = self._runtime.targets.driver(target)
+            # Whether it is there does not matter, only that the store can say so.
+            driver.stat(".timestore/ready")
+            return all("://" in place or Path(place).is_dir() for place in driver.allowed_locations())
+        except (OSError, TimestoreError):
+            return False
 
     def _engine(self) -> Mapping[str, Any]:
         self._runtime.engine.check()

@@ -106,7 +106,7 @@ def test_a_damaged_partition_sets_its_group_aside_by_name_and_the_other_groups_a
     stand.assert_verified(slug)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [flip_a_bit_of_a_number, delete])
 def test_nothing_that_would_read_a_damaged_partition_changes_it_and_all_of_them_name_it(
     stand: LifecycleStand, damage: Callable[[Path], None]
 ) -> None:

@@ -48,8 +48,16 @@ def act(stand: LifecycleStand, operation: str, slug: str) -> httpx.Response:
     return stand.service.client.post("/admin/lifecycle/run", json=body)
 
 
-@pytest.mark.parametrize("for_s", [A_LITTLE_TOO_LONG_S, HOURS_7_S])
-@pytest.mark.parametrize("operation", ["ingest", "compaction", "tiering", "deletion"])
+@pytest.mark.parametrize(
+    ("operation", "for_s"),
+    [
+        ("ingest", A_LITTLE_TOO_LONG_S),
+        ("ingest", HOURS_7_S),
+        ("compaction", A_LITTLE_TOO_LONG_S),
+        ("tiering", A_LITTLE_TOO_LONG_S),
+        ("deletion", A_LITTLE_TOO_LONG_S),
+    ],
+)
 def test_a_writer_that_slept_until_its_file_was_collected_writes_it_anew_and_publishes_once(
     sleeper: Sleeper, operation: str, for_s: float
 ) -> None:

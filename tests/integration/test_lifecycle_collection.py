@@ -219,6 +219,12 @@ def make_deleted(stand: Stand, slug: str, **stored: int) -> Json:
     policy(stand.service, slug, **stored)
     before = head(stand.service, slug)
     ask(stand.service, "POST", f"/admin/datasets/{slug}/archive")
+    would = ask(stand.service, "DELETE", f"/admin/datasets/{slug}", confirm=slug, dryRun="true")
+    assert (would["partitions"], would["rows"], would["bytes"]) == (
+        before["partitionCount"],
+        before["totalRows"],
+        before["totalBytes"],
+    )
     ask(stand.service, "DELETE", f"/admin/datasets/{slug}", confirm=slug)
     return before
 

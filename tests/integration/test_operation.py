@@ -136,3 +136,21 @@ def test_every_command_of_the_readme_exists() -> None:
         shown = CliRunner().invoke(app, [command, "--help"])
         assert shown.exit_code == 0, command
         assert "Usage" in shown.output
+
+
+def test_readiness_names_another_target_that_cannot_be_read(
+    make_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    service, root = make_service().start(), tmp_path / "second"
+    body = {"name": "second", "kind": "local", "config": {"root": str(root)}}
+    target = service.client.post("/admin/storage-targets", json=body).json()["storageTarget"]["id"]
+    service.ingest("elsewhere", batch([1], storageTargetId=target))
+    assert service.client.get("/ready").status_code == 200
+
+    root.rename(tmp_path / "unmounted")
+    wait_until(lambda: service.client.get("/ready").status_code == 503, "readiness to notice")
+    assert "second" in service.client.get("/ready").json()["details"]["storage"]["message"]
+
+    (tmp_path / "unmounted").rename(root)
+    assert service.client.get("/ready").status_code == 200
+    assert service.stop() == 0

@@ -26,7 +26,10 @@ PARALLEL_COPIES = 4
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """A file that should stand in a place too; its size and SHA-1 where they are known. `name` is for people."""
+    """A file that should stand in a place too; its size and SHA-1 where they are known. `name` is for people.
+
+    What is there already is compared byte for byte where `compared` says so, else only where that is cheap.
+    """
 
     source: StorageDriver
     source_key: str
@@ -35,6 +38,7 @@ class CopyRequest:
     key: str
     size_bytes: int | None
     checksum: str | None
+    compared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def copy_file(asked: CopyRequest, *, deep: bool, step: Callable[[str], None]) ->
     """
     with asked.place.errors():
         stored = asked.place.driver.stat(asked.key)
-        if stored is not None and _is_whole(asked, stored, deep=deep):
+        if stored is not None and _is_whole(asked, stored, deep=deep or asked.compared):
             return Copied(stored.size_bytes, asked.checksum or "", was_there=True)
         staged = asked.place.driver.staging_dir() / f"copy-{uuid4()}"
     try:
@@ -68,10 +72,8 @@ def copy_file(asked: CopyRequest, *, deep: bool, step: Callable[[str], None]) ->
                 asked.place.driver.delete(asked.key)
             stored = asked.place.driver.put(staged, asked.key)
             step("file_stored")
-            if stored.size_bytes != size_bytes or _checksum_there(asked.place, asked.key, deep=deep) not in (
-                None,
-                checksum,
-            ):
+            seen = _checksum_there(asked.place, asked.key, deep=deep)
+            if stored.size_bytes != size_bytes or seen not in (None, checksum):
                 asked.place.driver.delete(asked.key)
                 raise BackupError(f"{asked.place.label} does not give back what was written: {asked.key}")
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from timestore_core.backup.archive import fetched_part, read_listed
@@ -18,52 +19,43 @@ from timestore_core.backup.restore_plan import Planned
 from timestore_core.runtime import Runtime
 
 
-def copy_dataset(
-    runtime: Runtime,
-    source: Place,
-    layout: DatasetLayout,
-    planned: Planned,
-    counts: Counts,
-    failures: Failures,
-    tell: Callable[[], None],
-    *,
-    deep: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class RestoredFiles:
+    """The files of a dataset on their way out of a backup. `tell` is called after each one; `deep` reads it back."""
+
+    runtime: Runtime
+    source: Place
+    layout: DatasetLayout
+    planned: Planned
+    deep: bool
+    counts: Counts
+    failures: Failures
+    tell: Callable[[], None]
+
+
+def restore_files(files: RestoredFiles) -> None:
     """Copy all files of the dataset and check its documents; what is missing or altered is added to the failures."""
-    destination = destination_of(runtime, planned)
+    source, layout, summary = files.source, files.layout, files.planned.summary
+    destination = destination_of(files.runtime, files.planned)
 
     def work(line: Copy) -> Copied | DamagedError:
-        name = layout.file(line.file)
-        runtime.plugins.partition_format(line.format)
-        asked = CopyRequest(
-            source=source.driver,
-            source_key=name,
-            name=name,
-            place=destination,
-            key=restored_key(planned, line),
-            size_bytes=line.size_bytes,
-            checksum=line.checksum,
-        )
-        try:
-            return copy_file(asked, deep=deep, step=lambda step: runtime.plugins.step(f"restore.{step}"))
-        except DamagedError as error:
-            return error
+        return _copy(files, destination, line)
 
     try:
-        document = read_listed(source, layout.document, DatasetDocument, planned.summary.document)
+        document = read_listed(source, layout.document, DatasetDocument, summary.document)
         with fetched_part(source, layout.keys, document.keys, destination):
             pass
         with fetched_part(source, layout.partitions, document.partitions, destination) as path:
             lines = read_lines(path, Copy, layout.partitions)
             with closing(in_parallel(work, lines)) as results:
                 for copied in results:
-                    tell()
+                    files.tell()
                     if isinstance(copied, DamagedError):
-                        failures.add(f"{planned.summary.slug}: {copied.message}")
+                        files.failures.add(f"{summary.slug}: {copied.message}")
                     else:
-                        counts.add(copied)
+                        files.counts.add(copied)
     except DamagedError as error:
-        failures.add(f"{planned.summary.slug}: {error.message}")
+        files.failures.add(f"{summary.slug}: {error.message}")
 
 
 def restored_key(planned: Planned, line: Copy) -> str:
@@ -74,3 +66,23 @@ def restored_key(planned: Planned, line: Copy) -> str:
 def destination_of(runtime: Runtime, planned: Planned) -> Place:
     """The target that the dataset comes to live in, marked as this catalog's."""
     return Place(runtime.targets.owned_driver(planned.target), f"the storage target {planned.target.name}")
+
+
+def _copy(files: RestoredFiles, destination: Place, line: Copy) -> Copied | DamagedError:
+    """The partition's file in its new place, or why it cannot be there."""
+    plugins, name = files.runtime.plugins, files.layout.file(line.file)
+    plugins.partition_format(line.format)
+    asked = CopyRequest(
+        source=files.source.driver,
+        source_key=name,
+        name=name,
+        place=destination,
+        key=restored_key(files.planned, line),
+        size_bytes=line.size_bytes,
+        checksum=line.checksum,
+        compared=True,
+    )
+    try:
+        return copy_file(asked, deep=files.deep, step=lambda step: plugins.step(f"restore.{step}"))
+    except DamagedError as error:
+        return error

@@ -11,7 +11,7 @@ from timestore_core.backup.documents import Finished, Summary
 from timestore_core.catalog.database import Connection, Database, Row
 from timestore_core.catalog.identity import read_identity
 from timestore_core.catalog.records import dataset_of
-from timestore_core.errors import Conflict, InvalidRequest, NotFound
+from timestore_core.errors import Conflict, NotFound
 from timestore_core.ingest.envelope import check_slug
 from timestore_core.model import Dataset, StorageTarget
 from timestore_core.runtime import Runtime
@@ -107,8 +107,6 @@ def _existing(database: Database, slugs: list[str]) -> dict[str, Dataset]:
 def _refuse_taken(
     backup: Finished, wanted: Sequence[Summary], slugs: Mapping[str, str], existing: Mapping[str, Dataset]
 ) -> None:
-    if len(set(slugs.values())) < len(slugs):
-        raise InvalidRequest.at("--prefix", "gives two datasets the same slug")
     taken = [
         slug
         for one in wanted

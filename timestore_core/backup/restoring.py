@@ -20,7 +20,7 @@ from timestore_core.backup.layout import Layout, name_fault
 from timestore_core.backup.listing import find_backup
 from timestore_core.backup.place import Place
 from timestore_core.backup.problems import Failures
-from timestore_core.backup.restore_files import copy_dataset, destination_of
+from timestore_core.backup.restore_files import RestoredFiles, destination_of, restore_files
 from timestore_core.backup.restore_plan import Naming, Planned, plan_restore
 from timestore_core.backup.restore_rows import publish_restored
 from timestore_core.backup.restore_warnings import warnings_of
@@ -121,7 +121,7 @@ def _copy_all(
     tell = file_counter(asked.progress, sum(one.summary.partitions for one in going))
     for one in going:
         source = layout.dataset(one.summary.id)
-        copy_dataset(runtime, place, source, one, restored.counts, restored.failures, tell, deep=asked.deep)
+        restore_files(RestoredFiles(runtime, place, source, one, asked.deep, restored.counts, restored.failures, tell))
 
 
 def _finish(

@@ -19,6 +19,12 @@ _TARGET_BY_ID = "SELECT * FROM storage_targets WHERE id = %s"
 
 _TARGETS = "SELECT * FROM storage_targets ORDER BY name"
 
+_TARGETS_IN_USE = """
+SELECT t.* FROM storage_targets t WHERE EXISTS (
+    SELECT 1 FROM dataset_partitions p WHERE p.storage_target_id = t.id AND p.removed_version IS NULL
+) ORDER BY t.name
+"""
+
 # The default target's config follows the settings; an equal one is left alone, so that starts write nothing.
 _ENSURE_TARGET = """
 INSERT INTO storage_targets (id, name, kind, description, config)
@@ -63,6 +69,11 @@ def find_storage_target(database: Database, target_id: str) -> StorageTarget | N
 def list_storage_targets(database: Database) -> list[StorageTarget]:
     """Every storage target, by name."""
     return database.read(lambda connection: [storage_target_of(row) for row in connection.execute(_TARGETS).fetchall()])
+
+
+def targets_in_use(database: Database) -> list[StorageTarget]:
+    """The storage targets that hold partitions of current snapshots, by name."""
+    return database.read(lambda connection: [storage_target_of(row) for row in connection.execute(_TARGETS_IN_USE)])
 
 
 def ensure_default_target(database: Database, kind: str, config: Mapping[str, Any]) -> StorageTarget:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from timestore_core.backup.restoring import Restored
     from timestore_core.backup.taking import Taken
 
-Target = Annotated[str, typer.Argument(help="The id or name of a storage target, or the absolute path of a directory.")]
+Target = Annotated[
+    str,
+    typer.Argument(help="The id or name of a storage target, or the absolute path of a directory.", metavar="TARGET"),
+]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Only this slug. May be given again.")]
 _SHOWN_FAILURES = 20
 
@@ -24,7 +27,8 @@ _SHOWN_FAILURES = 20
 def backup(
     target: Target,
     name: Annotated[
-        str | None, typer.Option(help="What the backup is called; its UTC time by default. An incomplete one goes on.")
+        str | None,
+        typer.Option(help="What the backup is called, by default its UTC time. That of an incomplete one goes on."),
     ] = None,
     dataset: Datasets = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read back every byte that was written.")] = False,
@@ -62,7 +66,9 @@ def backup(
 
 def restore(
     target: Target,
-    name: Annotated[str, typer.Argument(help="The backup's name; `timestore backup --list` shows them.")],
+    name: Annotated[
+        str, typer.Argument(help="The backup's name; `timestore backup --list TARGET` shows them.", metavar="NAME")
+    ],
     dataset: Datasets = None,
     new_slug: Annotated[
         str | None, typer.Option("--as", help="The new slug of the one dataset that --dataset names.", metavar="SLUG")

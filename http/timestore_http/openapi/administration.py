@@ -104,9 +104,15 @@ def _delete_dataset() -> Json:
     return admin_operation(
         "deleteDataset",
         "Delete an inactive dataset",
-        {"200": answer("Deleted; its files go after the grace period.", "DatasetDeleted", links={"restore": restore})},
+        {
+            "200": answer(
+                "Deleted; its files go after the grace period. Or, as a dry run, what would go.",
+                "DatasetDeletion",
+                links={"restore": restore},
+            )
+        },
         409,
-        parameters=refs("key", "confirm", "user"),
+        parameters=refs("key", "confirm", "dryRun", "user"),
     )
 
 

@@ -216,6 +216,18 @@ def _wrapped() -> Json:
     return {
         "OneDataset": closed({"dataset": schema("Dataset")}),
         "DatasetDeleted": closed({"status": {"const": "deleted"}, "datasetId": identifier("ds"), "datasetSlug": TEXT}),
+        "DeletionPreview": closed(
+            {
+                "dryRun": {"const": True},
+                "datasetId": identifier("ds"),
+                "datasetSlug": TEXT,
+                "status": {"type": "string", "enum": ["active", "inactive"]},
+                "partitions": COUNT,
+                "rows": COUNT,
+                "bytes": COUNT,
+            }
+        ),
+        "DatasetDeletion": {"anyOf": [schema("DatasetDeleted"), schema("DeletionPreview")]},
         "OneManifest": closed({"datasetId": identifier("ds"), "manifest": schema("Manifest")}),
         "Retention": closed(
             {

@@ -154,6 +154,10 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
             "maxItems": settings.ingest_max_columns,
         },
         "Query.limit": {"description": f"Without it an answer of more than {settings.query_max_rows} rows is 413."},
+        "Query.asOf": {
+            "description": "The dataset as it was: a version, a pin's name, or a time. What never was is 404, what is "
+            "not whole any more 410."
+        },
         "QueryFilters.partitionKey": {
             "additionalProperties": array_of({"type": "string"}, maxItems=settings.query_max_filter_values),
             "description": "Each key with the values that are accepted.",

@@ -47,6 +47,7 @@ QUERIES: dict[str, Any] = {
         "filters": {"partitionKey": {"window": ["2024-01-01"]}},
         "limit": 100,
     },
+    "as of the first version": {"timeRange": _RANGE, "asOf": 1},
     "hourly": {
         "timeRange": _RANGE,
         "downsample": {

@@ -71,6 +71,7 @@ def components(plugins: PluginHost, settings: Settings) -> Json:
             "key", "`name=value`, once for each pair.", array_of({**_TEXT, "pattern": "="}), ["window=2024-01-01"]
         ),
         "eventType": _query("eventType", "Only events of this type.", _TEXT, "ingest.published"),
+        "dryRun": _query("dryRun", "Change nothing; say what would go.", {"type": "boolean", "default": False}),
         "confirm": {**_query("confirm", "The dataset's slug, as a confirmation.", _TEXT, SLUG), "required": True},
         "idempotencyKey": _header(
             "Idempotency-Key",
