@@ -65,6 +65,8 @@ import pytest
 from timestore_local.driver import LocalDriver
 from timestore_core.storage import StoredFile
 from timestore_core.testing import StorageDriverContract
+
+pytestmark = pytest.mark.extended
 """
 DRIVER = """
 class {name}(LocalDriver):

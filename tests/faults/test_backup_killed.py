@@ -17,6 +17,8 @@ from tests.faults.killer import Killer, make_killer
 from tests.faults.postgres_proxy import Cut, postgres_proxy
 from tests.service import Service, batch, numbers_of, wait_until
 
+pytestmark = pytest.mark.extended
+
 BACKUP_STEPS = [
     "backup.begun",
     "backup.pinned",

@@ -265,6 +265,7 @@ def fetch(home: Path, limit: int, data: bytes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("is_fresh", [False, True], ids=["full", "new"])
 def test_a_process_may_be_killed_at_every_line(tmp_path: Path, is_fresh: bool) -> None:
     process = started(die_at_every_line, tmp_path / "cache", is_fresh)

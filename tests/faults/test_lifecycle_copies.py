@@ -281,7 +281,6 @@ def test_a_catalog_whose_tables_are_vacuumed_and_whose_server_is_restarted_is_st
         assert read_identity(runtime.database) == before
         copying.postgres.stop("fast")
         copying.postgres.start()
-        runtime.database.drop_dead_connections()
         assert read_identity(runtime.database) == before
         stand.ingest("vacuumed", 0, batches=2)
         stand.maintain("vacuumed", "compaction")

@@ -24,6 +24,8 @@ def proxied(
         root = tmp_path_factory.mktemp("proxied") / "storage"
         stand = make_stand(make_service, postgres_url, root, TIMESTORE_DATABASE_URL=url)
         stand.service.start()
+        # What a process writes down when it first comes to a target: the cuts are for what it publishes.
+        assert stand.service.ingest("warm", batch([0])).status_code == 201
         yield stand, proxy
         stand.service.kill()
 

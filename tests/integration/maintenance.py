@@ -61,6 +61,7 @@ def make_stand(make_service: Callable[..., Service], postgres_url: str, root: Pa
         "TIMESTORE_DATABASE_URL": postgres_url,
         "TIMESTORE_PG_SCHEMA": f"l_{uuid4().hex[:12]}",
         "TIMESTORE_STORAGE_ROOT": str(root),
+        "TIMESTORE_QUERY_CACHE_DIR": str(root.with_name(f"{root.name}-cache")),
         **settings,
     }
     return Stand(make_service(**given).start(), root, given)

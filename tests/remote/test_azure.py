@@ -19,6 +19,8 @@ from tests.remote.conftest import RemoteStand
 from tests.remote.one_bucket import lives_there
 from tests.service import free_port, wait_until
 
+pytestmark = pytest.mark.extended
+
 AZURITE = "3.37.0"
 # The account that every Azurite has, as its documentation gives it.
 ACCOUNT = "devstoreaccount1"

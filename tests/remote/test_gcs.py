@@ -15,6 +15,8 @@ from tests.remote.conftest import RemoteStand
 from tests.remote.one_bucket import lives_there
 from tests.service import free_port, wait_until
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

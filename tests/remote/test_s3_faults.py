@@ -14,6 +14,8 @@ from tests.remote.conftest import S3, RemoteStand
 from tests.remote.fault_proxy import Kind, Operation
 from tests.service import ALL_TIME, batch, numbers_of
 
+pytestmark = pytest.mark.extended
+
 MODES = ["fetched", "streamed"]
 PASSING: list[tuple[Kind, int | None]] = [
     ("500", 2),

@@ -9,13 +9,14 @@ The new id begins as the original's does: what has the same beginning has files 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
 import structlog
 
-from timestore_core.catalog.database import Connection, Database, Row, translated
+from timestore_core.catalog.database import Connection, Database, Row
 
 log = structlog.get_logger(__name__)
 
@@ -52,35 +53,43 @@ class Identity:
 
 def read_identity(database: Database) -> Identity:
     """The catalog's identity; made where there is none, and made anew where the catalog turns out to be a copy."""
-    with translated(), database.connection() as connection, connection.transaction():
-        return _identity_of(_checked(connection))
+    return _transaction(database, lambda connection: _identity_of(_checked(connection)))
 
 
 def next_epoch(database: Database) -> Identity:
     """The identity with its epoch one higher."""
-    with translated(), database.connection() as connection, connection.transaction():
+
+    def work(connection: Connection) -> Identity:
         row = _checked(connection)
         return _write(connection, row["id"], row["epoch"] + 1, row["restored_at"])
+
+    return _transaction(database, work)
 
 
 def found_older(database: Database, epoch: int) -> Identity:
     """Storage has seen a later epoch than this catalog: it is an old copy, and becomes a catalog of its own."""
-    with translated(), database.connection() as connection, connection.transaction():
+
+    def work(connection: Connection) -> Identity:
         row = _checked(connection)
         if row["epoch"] >= epoch:
             return _identity_of(row)
         log.error("catalog.older_than_storage", catalog=row["id"], epoch=row["epoch"], storage_epoch=epoch)
         return _renamed(connection, row, epoch)
 
+    return _transaction(database, work)
+
 
 def found_copied(database: Database, epoch: Identity) -> Identity:
     """Storage knows this epoch, which has just begun here: this catalog is a copy of one that has gone on."""
-    with translated(), database.connection() as connection, connection.transaction():
+
+    def work(connection: Connection) -> Identity:
         row = _checked(connection)
         if row["id"] != epoch.id:
             return _identity_of(row)
         log.error("catalog.copied", catalog=epoch.id, epoch=epoch.epoch)
         return _renamed(connection, row, epoch.epoch)
+
+    return _transaction(database, work)
 
 
 def are_related(one: str, other: str) -> bool:
@@ -90,9 +99,22 @@ def are_related(one: str, other: str) -> bool:
 
 def confirm(database: Database) -> Identity:
     """An operator says that this catalog is right about its storage, however it came to be."""
-    with translated(), database.connection() as connection, connection.transaction():
+
+    def work(connection: Connection) -> Identity:
         row = _checked(connection)
         return _write(connection, row["id"], row["epoch"] + 1, None)
+
+    return _transaction(database, work)
+
+
+def _transaction(database: Database, work: Callable[[Connection], Identity]) -> Identity:
+    """The work as one transaction, which may be done twice: that it was done once may not become known."""
+
+    def whole(connection: Connection) -> Identity:
+        with connection.transaction():
+            return work(connection)
+
+    return database.read(whole)
 
 
 def _checked(connection: Connection) -> Row:
