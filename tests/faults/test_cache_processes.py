@@ -23,6 +23,8 @@ from tests.unit.test_cache import content, file_of, flip, writing
 from timestore_core.partitions import cache, cache_files, cache_index
 from timestore_core.partitions.cache import CachedFile, FileCache
 
+pytestmark = pytest.mark.extended
+
 PROCESSES = 8
 FILES = 200
 LARGEST = 8000

@@ -26,6 +26,8 @@ from tests.remote.conftest import FIRST, S3, SECOND, RemoteStand
 from tests.remote.fault_proxy import Key
 from tests.service import ALL_TIME, batch, numbers_of
 
+pytestmark = pytest.mark.extended
+
 MODES: dict[str, dict[str, str]] = {
     "fetched": {},
     "streamed": {"TIMESTORE_QUERY_FETCH_BELOW_BYTES": "0"},

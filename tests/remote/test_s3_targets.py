@@ -13,6 +13,8 @@ from tests.remote.conftest import FIRST, S3, SECOND, RemoteStand
 from tests.remote.recorder import MARK
 from tests.service import batch, numbers_of, wait_until
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def stand(s3: S3, new_stand: Callable[..., RemoteStand]) -> RemoteStand:
