@@ -38,6 +38,8 @@ def run_dev(home: Path, *, queue: bool) -> int:
         os.environ.setdefault("TIMESTORE_STORAGE_ROOT", str((home / "storage").absolute()))
         os.environ.setdefault("TIMESTORE_LOG_FORMAT", "console" if sys.stdout.isatty() else "json")
         os.environ.setdefault("TIMESTORE_LOG_LEVEL", "warn")
+        # A first try is often with old data, the sample's is: the service's default would remove it after minutes.
+        os.environ.setdefault("TIMESTORE_LIFECYCLE_RETENTION_MAX_AGE_HOURS", str(100 * 365 * 24))
         prepare()
         commands = {"server": gunicorn_command(), "lifecycle worker": _worker_command("lifecycle")}
         if queue:
