@@ -16,6 +16,7 @@ from timestore_core.lifecycle.operation import Maintenance, Outcome, Status
 from timestore_core.lifecycle.policy import policy_of
 from timestore_core.model import Partition, StorageTarget
 from timestore_core.partitions.checksum import sha1_of
+from timestore_core.partitions.duckdb_file import sync_file
 from timestore_core.partitions.format import WrittenFile
 from timestore_core.partitions.stored import Place, StoredPartition, discard, store_partition
 from timestore_core.times import from_us
@@ -95,6 +96,7 @@ def _move(
             raise _unreadable(partition, "its file is missing") from None
         if partition.checksum is not None and sha1_of(path) != partition.checksum:
             raise _unreadable(partition, "its file is not what was written")
+        sync_file(path)
         return WrittenFile(partition.row_count, partition.statistics)
 
     place = Place(target, dataset.slug, partition.partition_key, partition.file_format)
