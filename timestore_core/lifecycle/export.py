@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 
 from timestore_core.catalog.audit import write_audit
 from timestore_core.catalog.database import Connection, Row, translated
+from timestore_core.catalog.identity import read_identity
 from timestore_core.catalog.snapshots import Head, read_head
 from timestore_core.lifecycle.operation import Maintenance, Outcome
 from timestore_core.lifecycle.rewriting import RewriteError, opened
@@ -67,6 +68,8 @@ def export(maintenance: Maintenance) -> Outcome:
     started_s = time.perf_counter()
     target = runtime.targets.for_ingest(None, dataset)
     key = f"{runtime.settings.lifecycle_export_prefix}/{fold_segment(dataset.slug)}/snapshot-{_stamp(now)}.parquet"
+    _undo_killed(maintenance, exports)
+    _note_begun(maintenance, {"filePath": key, "storageTargetId": target.id})
     size_bytes = _write(maintenance, head, partitions, target, key)
     done = {
         "datasetId": dataset.id,
@@ -142,6 +145,33 @@ def _stream(maintenance: Maintenance, schema: Schema, partitions: Sequence[Parti
                 for batch in reader:
                     writer.write_table(pa.Table.from_batches([batch]).cast(arrow))
     maintenance.progress("parquetExport", len(ordered), len(ordered))
+
+
+def _undo_killed(maintenance: Maintenance, exports: Mapping[str, Any]) -> None:
+    """Delete the file of an export that was begun and is in no history: its process ended before it could note it.
+
+    Whoever maintains the dataset holds its lock, so nobody is writing it. A copy of a catalog leaves it alone: the
+    original may have finished it.
+    """
+    begun, runtime = exports.get("begun"), maintenance.runtime
+    if not isinstance(begun, Mapping) or read_identity(runtime.database).restored_at is not None:
+        return
+    target = runtime.targets.get(str(begun.get("storageTargetId")))
+    with storage_errors(target):
+        runtime.targets.driver(target).delete(str(begun.get("filePath")))
+
+
+def _note_begun(maintenance: Maintenance, begun: Mapping[str, Any]) -> None:
+    """Note under which key a file is about to be stored; `_remember` takes the note away."""
+    dataset_id = maintenance.dataset.id
+    with translated(), maintenance.runtime.database.connection() as connection, connection.transaction():
+        connection.execute("SELECT 1 FROM datasets WHERE id = %s FOR UPDATE", [dataset_id])
+        row = connection.execute(_LOCK_HEAD, [dataset_id]).fetchone()
+        assert row is not None
+        lifecycle = dict(row["metadata"].get("lifecycle") or {})
+        lifecycle["exports"] = {**(lifecycle.get("exports") or {}), "begun": dict(begun)}
+        metadata = Jsonb({**row["metadata"], "lifecycle": lifecycle})
+        connection.execute(_REMEMBER, {"metadata": metadata, "summary": Jsonb(row["summary"]), "id": row["id"]})
 
 
 def _remember(maintenance: Maintenance, done: Mapping[str, Any], now: datetime) -> Row:
