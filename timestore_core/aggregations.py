@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from timestore_core.model import FIELD_TYPES, FieldType
+from timestore_core.model import FIELD_TYPES, FieldType, ResultType
+
+MAX_BOUNDS = 100
 
 Parameters = Mapping[str, Any]
 SqlOf = Callable[[str, Parameters], str]
@@ -62,13 +64,18 @@ class Aggregation:
     `exact` is for what adds up doubles, whose last digits vary with the order in which rows are read: it gives the
     aggregation that is used in this one's place where the column is a double and its scale is known, and whose
     result is the same in any order. Its `sql`, its `combine` and nothing else are taken.
+
+    Where `uses_time`, the parameters hold as `time` the SQL of the rows' time column; where `takes_bounds`, they
+    hold as `bounds` the rising numbers that the client gave, at most MAX_BOUNDS.
     """
 
     sql: SqlOf
     combine: Decomposable | Multiset | Gather
-    result: Callable[[FieldType | None], FieldType]
+    result: Callable[[FieldType | None], ResultType]
     default_alias: Callable[[str | None, Parameters], str]
     column_types: frozenset[FieldType] = frozenset(FIELD_TYPES)
     column_optional: bool = False
     parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     exact: Callable[[Scale], Aggregation] | None = None
+    uses_time: bool = False
+    takes_bounds: bool = False

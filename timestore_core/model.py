@@ -11,6 +11,8 @@ from typing import Any, Literal
 from uuid import uuid4
 
 FieldType = Literal["timestamp", "string", "double", "integer", "boolean"]
+# Of a result's column, which may also be a list of counts.
+ResultType = FieldType | Literal["integers"]
 FIELD_TYPES: tuple[FieldType, ...] = ("timestamp", "string", "double", "integer", "boolean")
 
 IdPrefix = Literal["ds", "dsv", "dm", "part", "st", "ing", "ljr", "la"]
@@ -27,6 +29,14 @@ class Field:
 
     name: str
     type: FieldType
+
+
+@dataclass(frozen=True, slots=True)
+class ResultField:
+    """One column of an answer."""
+
+    name: str
+    type: ResultType
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +114,19 @@ class ColumnStatistics:
     `minimum` and `maximum` are JSON scalars (times as microseconds, strings cut to a prefix) or None when
     every value is NULL; `exact` is False where a string was cut, so that the bounds only enclose, and where a
     double's values include NaN (which lies between no bounds) or infinities (then there are no bounds at all).
+    `values` are all those of a string column that has few, or None.
     """
 
     minimum: int | float | str | bool | None
     maximum: int | float | str | bool | None
     nulls: int
     exact: bool = True
+    values: frozenset[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {"min": self.minimum, "max": self.maximum, "nulls": self.nulls}
+        if self.values is not None:
+            value["values"] = sorted(self.values)
         return value if self.exact else {**value, "exact": False}
 
     @classmethod
@@ -121,7 +135,9 @@ class ColumnStatistics:
         if value.get("type") == "double":
             # PostgreSQL's JSON writes 1e23 as an integer, which is another number than the double.
             low, high = (None if end is None else float(end) for end in (low, high))
-        return cls(low, high, value.get("nulls", 0), value.get("exact", True))
+        values = value.get("values")
+        few = None if values is None else frozenset(values)
+        return cls(low, high, value.get("nulls", 0), value.get("exact", True), few)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
-"""The contract's aggregations: avg, min, max, sum, median, count, count_distinct and percentile."""
+"""The built-in aggregations; those of the contract, from avg to percentile, stand here."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from timestore_core.aggregations import Aggregation, Decomposable, Multiset, Parameters, Scale
+from timestore_aggregations.distribution import distribution
+from timestore_aggregations.naming import percentile, prefixed
+from timestore_aggregations.ordered import ordered
+from timestore_core.aggregations import Aggregation, Decomposable, Multiset, Scale
 from timestore_core.hookspecs import hookimpl
 from timestore_core.model import FieldType
 
@@ -43,7 +45,7 @@ def timestore_aggregations() -> Mapping[str, Aggregation]:
             sql=lambda column, _: f"median({column})",
             combine=Multiset(),
             result=lambda type_: "timestamp" if type_ == "timestamp" else "double",
-            default_alias=_prefixed("median"),
+            default_alias=prefixed("median"),
             column_types=_ORDERED_NUMBERS,
         ),
         "count": Aggregation(
@@ -60,15 +62,17 @@ def timestore_aggregations() -> Mapping[str, Aggregation]:
             sql=lambda column, _: f"count(DISTINCT {column})",
             combine=Multiset(distinct_only=True),
             result=lambda _: "integer",
-            default_alias=_prefixed("count_distinct"),
+            default_alias=prefixed("count_distinct"),
         ),
         "percentile": Aggregation(
             sql=lambda column, parameters: f"quantile_disc({column}, {parameters['percentile']!r})",
             combine=Multiset(),
             result=lambda type_: type_ or "double",
-            default_alias=_percentile_alias,
+            default_alias=percentile(),
             parameters={"percentile": (0.0, 1.0)},
         ),
+        **ordered(),
+        **distribution(),
     }
 
 
@@ -80,7 +84,7 @@ def _sum(total: _Total) -> Aggregation:
             merge=lambda states, _: total.whole(_added(states)),
         ),
         result=lambda type_: type_ or "double",
-        default_alias=_prefixed("sum"),
+        default_alias=prefixed("sum"),
         column_types=_NUMBERS,
         exact=lambda scale: _sum(_fixed_point(scale)),
     )
@@ -95,7 +99,7 @@ def _avg(total: _Total) -> Aggregation:
             merge=lambda states, _: f"{total.whole(_added(states[:-1]))} / sum({states[-1]})",
         ),
         result=lambda _: "double",
-        default_alias=_prefixed("avg"),
+        default_alias=prefixed("avg"),
         column_types=_NUMBERS,
         exact=lambda scale: _avg(_fixed_point(scale)),
     )
@@ -137,13 +141,5 @@ def _extreme(name: str) -> Aggregation:
             merge=lambda states, _: f"{name}({states[0]})",
         ),
         result=lambda type_: type_ or "double",
-        default_alias=_prefixed(name),
+        default_alias=prefixed(name),
     )
-
-
-def _prefixed(name: str):  # type: ignore[no-untyped-def]
-    return lambda column, _: f"{name}_{column}"
-
-
-def _percentile_alias(column: str | None, parameters: Parameters) -> str:
-    return f"p{math.floor(100 * parameters['percentile'] + 0.5)}_{column}"

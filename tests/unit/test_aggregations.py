@@ -37,7 +37,7 @@ COUNTED = {
     name for name, one in FUNCTIONS.items() if isinstance(one.combine, Multiset) and not one.combine.distinct_only
 }
 # What adds up doubles depends on their order in the last digits, unless it has an exact form and the plan a scale.
-ADDED_UP = {"avg", "sum", "geomean"}
+ADDED_UP = {"avg", "sum", "geomean", "stddev", "variance"}
 
 UNITS: tuple[IntervalUnit, ...] = ("second", "minute", "hour", "day", "week", "month")
 SIZES = st.integers(1, 40)
@@ -180,6 +180,9 @@ def downsampled_plans(draw: st.DrawFn, schema: Schema, time: str, functions: Seq
         fitting = [field for field in schema.fields if field.type in function.column_types]
         column = draw(st.sampled_from([None, *fitting] if function.column_optional else fitting))
         parameters = tuple((name, draw(st.floats(*bounds))) for name, bounds in sorted(function.parameters.items()))
+        if function.takes_bounds:
+            bounds = draw(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=4, unique=True))
+            parameters = (("bounds", tuple(sorted(bounds))),)
         asked.append(AskedAggregation(fn, column and column.name, alias, parameters))
         results.append(Field(alias, function.result(column and column.type)))
     read = tuple(field for field in schema.fields if field.name in {one.column for one in asked})

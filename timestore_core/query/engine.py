@@ -90,7 +90,7 @@ class LocalEngine:
         self.formats = frozenset(parts.formats)
 
     def json_rows(self, plan: QueryPlan, access: Access, is_gone: Callable[[], bool] | None) -> JsonRows:
-        if not plan.partitions:
+        if not plan.partitions and not plan.answers_nothing:
             return JsonRows(b"", 0)
         try:
             with (
@@ -140,7 +140,7 @@ class LocalEngine:
 
     def _run(self, instance: Instance, cursor: duckdb.DuckDBPyConnection, plan: QueryPlan) -> JsonRows:
         size = self._fragment_size
-        fragments = [plan.partitions[at : at + size] for at in range(0, len(plan.partitions), size)]
+        fragments = [plan.partitions[at : at + size] for at in range(0, len(plan.partitions), size)] or [()]
         with ExitStack() as pinned:
             if len(fragments) == 1:
                 relations = self._attach(instance, fragments[0], pinned)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from timestore_core.aggregations import Aggregation, Scale
 from timestore_core.errors import InvalidRequest, Problem
-from timestore_core.model import ColumnStatistics, Field, FieldType, Partition, Schema, TimeRange
-from timestore_core.query.request import AskedAggregation, Bucket, QueryRequest
+from timestore_core.model import Field, FieldType, Partition, ResultField, Schema, TimeRange
+from timestore_core.query.asked import AskedAggregation
+from timestore_core.query.buckets import Bucket
+from timestore_core.query.downsampling import Fill
+from timestore_core.query.filters import Condition, column_conditions
+from timestore_core.query.request import QueryRequest
+from timestore_core.query.zones import UTC_ZONE, Zone
 
 # Scaled values are below 2**62, so that they fit into 64 bits with a sign and room to be rounded up.
 _SCALED_BITS = 62
@@ -38,9 +43,12 @@ class PlannedPartition:
 class QueryPlan:
     """What a query reads and gives.
 
-    `output` are the result's columns with their types, in order. Without a bucket the rows come as they are;
+    `output` are the result's columns with their types, in order. Without a bucket, groups and aggregations the rows
+    come as they are. Where `groups` is None there are none; an empty one is a single group of everything.
     `row_limit` is what the client asked for or, with `limit_is_guard`, one more than an answer may have.
-    `scales` are those of the double columns whose aggregations have an exact form.
+    `scales` are those of the double columns whose aggregations have an exact form. `skip` rows that met everything
+    are left out before the first. `zone` is the bucket's, over the rows' times or, where gaps are filled, over
+    `fill_range`.
     """
 
     dataset_id: str
@@ -53,51 +61,70 @@ class QueryPlan:
     columns: tuple[Field, ...]
     bucket: Bucket | None
     aggregations: tuple[AskedAggregation, ...]
-    output: tuple[Field, ...]
+    output: tuple[ResultField, ...]
     row_limit: int
     limit_is_guard: bool
     timeout_ms: int
     scales: tuple[tuple[str, Scale], ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    groups: tuple[Field, ...] | None = None
+    latest: bool = False
+    fill: Fill | None = None
+    fill_range: TimeRange | None = None
+    zone: Zone = UTC_ZONE
+    descending: bool = False
+    skip: int = 0
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the answer's rows are stored ones."""
+        return self.bucket is None and (self.groups is None or self.latest)
+
+    @property
+    def answers_nothing(self) -> bool:
+        """Whether there is a row to answer where no row was read: the aggregates over everything."""
+        return self.bucket is None and self.groups == () and not self.latest
 
 
-def resolve_columns(
-    request: QueryRequest, schema: Schema, functions: Mapping[str, Aggregation]
-) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
-    """The columns to read and those of the result. Raises InvalidRequest naming what the schema lacks."""
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A request held against a schema: what to read, what comes out, by what to group, what must hold."""
+
+    columns: tuple[Field, ...]
+    output: tuple[ResultField, ...]
+    groups: tuple[Field, ...] | None
+    conditions: tuple[Condition, ...]
+
+
+def resolve(request: QueryRequest, schema: Schema, functions: Mapping[str, Aggregation]) -> Resolved:
+    """The request's columns and conditions as the schema has them. Raises InvalidRequest naming what it lacks."""
     problems: list[Problem] = []
     _check_time_column(request, schema, problems)
-    if request.bucket is None:
+    conditions = column_conditions(dict(request.column_filters), schema, "filters.columns", problems)
+    named = request.group_by
+    groups = None if named is None else tuple(_known(schema, name, "groupBy", problems) for name in named)
+    if request.mode in ("raw", "latest"):
         names = schema.names if request.columns is None else request.columns
         read = tuple(_known(schema, name, "columns", problems) for name in names)
-        output = read
+        output = tuple(ResultField(one.name, one.type) for one in read)
+        if request.latest:
+            groups = groups or ()
+            read = tuple(dict.fromkeys((*read, *groups)))
     else:
+        path = "aggregations" if request.bucket is None else "downsample.aggregations"
         asked = [one.column for one in request.aggregations if one.column is not None]
-        read = tuple(_known(schema, name, "downsample.aggregations", problems) for name in dict.fromkeys(asked))
-        results = [
-            _result(one, index, schema, functions[one.fn], problems) for index, one in enumerate(request.aggregations)
-        ]
-        output = (Field(request.timestamp_column, "timestamp"), *results)
+        read = tuple(_known(schema, name, path, problems) for name in dict.fromkeys(asked))
+        results = tuple(
+            _result(one, f"{path}[{index}].column", request, schema, functions[one.fn], problems)
+            for index, one in enumerate(request.aggregations)
+        )
+        groups = () if groups is None and request.bucket is None else groups
+        read = tuple(dict.fromkeys((*read, *(groups or ()))))
+        time = () if request.bucket is None else (ResultField(request.timestamp_column, "timestamp"),)
+        output = (*time, *(ResultField(one.name, one.type) for one in groups or ()), *results)
     if problems:
         raise InvalidRequest.of(problems)
-    return read, output
-
-
-def select_partitions(partitions: Iterable[Partition], request: QueryRequest) -> list[tuple[Partition, bool]]:
-    """The partitions that can hold a row of the answer; True beside one wholly inside the time range."""
-    chosen = []
-    for partition in partitions:
-        if partition.row_count == 0 or not _key_matches(partition, request):
-            continue
-        if partition.schema.type_of(request.timestamp_column) != "timestamp":
-            continue
-        known = partition.statistics.get(request.timestamp_column)
-        if known is None:
-            chosen.append((partition, False))
-        elif _overlaps(known, request.time_range):
-            chosen.append((partition, _inside(known, request.time_range)))
-    if request.bucket is None and request.limit is not None:
-        return _first_enough(chosen, request.timestamp_column, request.limit)
-    return chosen
+    return Resolved(read, output, groups, conditions)
 
 
 def column_scales(
@@ -136,50 +163,6 @@ def _scale(name: str, partitions: Iterable[Partition]) -> Scale | None:
     return Scale(_SCALED_BITS - math.frexp(largest)[1], guarded)
 
 
-def _key_matches(partition: Partition, request: QueryRequest) -> bool:
-    return all(partition.partition_key.get(key) in accepted for key, accepted in request.partition_key)
-
-
-def _overlaps(known: ColumnStatistics, wanted: TimeRange) -> bool:
-    low, high = known.minimum, known.maximum
-    if not isinstance(low, int) or not isinstance(high, int):
-        return False
-    return low <= wanted.end_us and high >= wanted.start_us
-
-
-def _inside(known: ColumnStatistics, wanted: TimeRange) -> bool:
-    low, high = known.minimum, known.maximum
-    assert isinstance(low, int)
-    assert isinstance(high, int)
-    return known.nulls == 0 and low >= wanted.start_us and high <= wanted.end_us
-
-
-def _first_enough(
-    chosen: Sequence[tuple[Partition, bool]], timestamp_column: str, limit: int
-) -> list[tuple[Partition, bool]]:
-    """Without those that begin after `limit` rows are certain to have come: they cannot be among the first."""
-    certain = sorted(
-        (_bound(partition, timestamp_column, "maximum"), partition.row_count) for partition, inside in chosen if inside
-    )
-    rows = 0
-    for last, count in certain:
-        rows += count
-        if rows >= limit:
-            return [
-                (partition, inside)
-                for partition, inside in chosen
-                if timestamp_column not in partition.statistics
-                or _bound(partition, timestamp_column, "minimum") <= last
-            ]
-    return list(chosen)
-
-
-def _bound(partition: Partition, column: str, which: str) -> int:
-    value = getattr(partition.statistics[column], which)
-    assert isinstance(value, int)
-    return value
-
-
 def _check_time_column(request: QueryRequest, schema: Schema, problems: list[Problem]) -> None:
     if not schema.fields:
         return
@@ -199,17 +182,23 @@ def _known(schema: Schema, name: str, path: str, problems: list[Problem]) -> Fie
 
 
 def _result(
-    asked: AskedAggregation, index: int, schema: Schema, function: Aggregation, problems: list[Problem]
-) -> Field:
+    asked: AskedAggregation,
+    path: str,
+    request: QueryRequest,
+    schema: Schema,
+    function: Aggregation,
+    problems: list[Problem],
+) -> ResultField:
     found: FieldType | None = None
     if asked.column is not None:
         found = schema.type_of(asked.column)
         if found is not None and found not in function.column_types:
-            problems.append(
-                Problem(
-                    f"downsample.aggregations[{index}].column",
-                    f"{asked.column!r} is of type {found}; {asked.fn} takes {', '.join(sorted(function.column_types))}",
-                )
-            )
-            return Field(asked.alias, "double")
-    return Field(asked.alias, function.result(found))
+            takes = ", ".join(sorted(function.column_types))
+            problems.append(Problem(path, f"{asked.column!r} is of type {found}; {asked.fn} takes {takes}"))
+            return ResultField(asked.alias, "double")
+    type_ = function.result(found)
+    fill = request.fill
+    if type_ == "integer" and fill is not None and (fill.how == "linear" or not float(fill.value or 0).is_integer()):
+        # What is put between integers is none itself.
+        type_ = "double"
+    return ResultField(asked.alias, type_)

@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, UnsetType
 
 from timestore_core.aggregations import Aggregation
 from timestore_core.errors import InvalidRequest, Problem
 from timestore_core.model import TimeRange
 from timestore_core.names import first_clash, name_problem
+from timestore_core.query.asked import AskedAggregation, WireAggregation, asked_aggregations
+from timestore_core.query.buckets import Bucket, IntervalUnit
+from timestore_core.query.cursor import Position, read_cursor
+from timestore_core.query.downsampling import Fill, FillWord, checked_bucket, checked_fill
+from timestore_core.query.filters import Condition, WireFilter, key_conditions, structure_problems
 from timestore_core.settings import Settings
 from timestore_core.wire import WireTimeRange, checked_range, decode
 
-IntervalUnit = Literal["second", "minute", "hour", "day", "week", "month"]
-MAX_LIMIT = 10_000
+MAX_LIMIT = 500_000
 MAX_INTERVAL = 100_000
 MAX_VERSION = 2**31 - 1
-
-
-class WireAggregation(msgspec.Struct, frozen=True):
-    fn: str
-    column: str | None = None
-    alias: str | None = None
-    percentile: float | None = None
-    parameters: dict[str, float] = {}
+MAX_CURSOR = 1024
 
 
 class WireDownsample(msgspec.Struct, frozen=True, rename="camel"):
     aggregations: Annotated[list[WireAggregation], Meta(min_length=1)]
     interval_unit: IntervalUnit = "minute"
     interval_size: Annotated[int, Meta(ge=1, le=MAX_INTERVAL)] = 1
+    fill: FillWord | float | UnsetType | None = msgspec.UNSET
+    timezone: str | None = None
+    origin: str | None = None
 
 
 class WireFilters(msgspec.Struct, frozen=True, rename="camel"):
-    partition_key: dict[str, list[str]] | None = None
+    partition_key: dict[str, list[str] | WireFilter] | None = None
+    columns: dict[str, WireFilter] | None = None
 
 
 class WireQuery(msgspec.Struct, frozen=True, rename="camel"):
@@ -51,30 +51,23 @@ class WireQuery(msgspec.Struct, frozen=True, rename="camel"):
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | None = None
     filters: WireFilters | None = None
     downsample: WireDownsample | None = None
+    group_by: list[str] | None = None
+    aggregations: Annotated[list[WireAggregation], Meta(min_length=1)] | None = None
+    latest: bool = False
+    order: Literal["asc", "desc"] = "asc"
+    cursor: Annotated[str, Meta(max_length=MAX_CURSOR)] | UnsetType | None = msgspec.UNSET
     as_of: Annotated[int, Meta(ge=1, le=MAX_VERSION)] | Annotated[str, Meta(min_length=1, max_length=255)] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AskedAggregation:
-    """One aggregation with its function known, its parameters checked and its alias decided."""
-
-    fn: str
-    column: str | None
-    alias: str
-    parameters: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Buckets of `size` units, aligned to 1970-01-01 UTC (weeks to its Monday, 1969-12-29)."""
-
-    unit: IntervalUnit
-    size: int
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class QueryRequest:
-    """A checked query. Columns are not yet held against a schema."""
+    """A checked query. Columns are not yet held against a schema.
+
+    `mode` says what rows the answer has: stored ones, one a bucket (and group), one a group, or each group's newest.
+    `paged` says that the client reads page by page and `position` where this one begins. `fingerprint` tells one
+    question from another, and `question` does so too, but is the same for each page of one.
+    """
 
     time_range: TimeRange
     timestamp_column: str
@@ -85,6 +78,24 @@ class QueryRequest:
     aggregations: tuple[AskedAggregation, ...]
     fingerprint: str
     as_of: int | str | None = None
+    key_conditions: tuple[Condition, ...] = ()
+    column_filters: tuple[tuple[str, WireFilter], ...] = ()
+    group_by: tuple[str, ...] | None = None
+    fill: Fill | None = None
+    latest: bool = False
+    descending: bool = False
+    paged: bool = False
+    position: Position | None = None
+    question: str = ""
+    explain: bool = False
+
+    @property
+    def mode(self) -> Literal["raw", "downsampled", "aggregated", "latest"]:
+        if self.bucket is not None:
+            return "downsampled"
+        if self.latest:
+            return "latest"
+        return "raw" if self.group_by is None and not self.aggregations else "aggregated"
 
 
 def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Settings) -> QueryRequest:
@@ -92,47 +103,108 @@ def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Set
     wire = decode(body, WireQuery)
     problems: list[Problem] = []
     time_range = checked_range(wire.time_range, "timeRange", problems)
-    filters = (wire.filters and wire.filters.partition_key) or {}
     _check_names(wire, settings, problems)
-    for key, accepted in filters.items():
-        if len(accepted) > settings.query_max_filter_values:
-            limit = settings.query_max_filter_values
-            problems.append(
-                Problem(
-                    f"filters.partitionKey.{key}",
-                    f"lists {len(accepted)} values; TIMESTORE_QUERY_MAX_FILTER_VALUES is {limit}",
-                )
-            )
+    _check_shape(wire, problems)
+    partition_key, conditions = _partition_key(wire, settings, problems)
+    columns = (wire.filters and wire.filters.columns) or {}
+    problems += structure_problems(columns, "filters.columns", settings)
     aggregations = _aggregations(wire, functions, settings, problems)
+    asked = wire.downsample
+    bucket = None
+    if asked is not None:
+        bucket = checked_bucket(asked.interval_unit, asked.interval_size, asked.timezone, asked.origin, problems)
+    fill = None if asked is None or asked.fill is msgspec.UNSET else checked_fill(asked.fill, problems)
+    if bucket is not None and fill is not None and bucket.count_up_to(time_range) > settings.query_max_rows:
+        problems.append(
+            Problem(
+                "downsample.fill",
+                f"would make more rows than {settings.query_max_rows} (TIMESTORE_QUERY_MAX_ROWS) of the time range; "
+                "ask for larger buckets or a shorter range",
+            )
+        )
     if isinstance(wire.as_of, str) and "\0" in wire.as_of:
         problems.append(Problem("asOf", "holds a NUL character"))
+    question = _fingerprint(msgspec.structs.replace(wire, cursor=msgspec.UNSET, limit=None, as_of=None, explain=False))
+    position = None
+    if isinstance(wire.cursor, str) and wire.cursor:
+        position = read_cursor(wire.cursor, question, problems)
     if problems:
         raise InvalidRequest.of(problems)
-    asked = wire.downsample
-    bucket = None if asked is None else Bucket(asked.interval_unit, asked.interval_size)
     return QueryRequest(
         time_range=time_range,
         timestamp_column=wire.timestamp_column,
         columns=None if wire.columns is None else tuple(dict.fromkeys(wire.columns)),
         limit=wire.limit,
-        partition_key=tuple((key, frozenset(accepted)) for key, accepted in sorted(filters.items())),
+        partition_key=partition_key,
         bucket=bucket,
         aggregations=aggregations,
-        as_of=wire.as_of,
-        fingerprint=hashlib.blake2b(msgspec.json.encode(wire), digest_size=12).hexdigest(),
+        as_of=wire.as_of if position is None else position.version,
+        fingerprint=_fingerprint(wire),
+        key_conditions=conditions,
+        column_filters=tuple(sorted(columns.items())),
+        group_by=None if wire.group_by is None else tuple(dict.fromkeys(wire.group_by)),
+        fill=fill,
+        latest=wire.latest,
+        descending=wire.order == "desc",
+        paged=wire.cursor is not msgspec.UNSET,
+        position=position,
+        question=question,
+        explain=wire.explain,
     )
+
+
+def _fingerprint(wire: WireQuery) -> str:
+    return hashlib.blake2b(msgspec.json.encode(wire), digest_size=12).hexdigest()
+
+
+def _partition_key(
+    wire: WireQuery, settings: Settings, problems: list[Problem]
+) -> tuple[tuple[tuple[str, frozenset[str]], ...], tuple[Condition, ...]]:
+    """Which values of which keys are accepted, and the conditions on the others."""
+    filters = (wire.filters and wire.filters.partition_key) or {}
+    conditions: dict[str, WireFilter] = {}
+    accepted: list[tuple[str, frozenset[str]]] = []
+    for key, one in sorted(filters.items()):
+        if isinstance(one, WireFilter):
+            conditions[key] = one
+            continue
+        accepted.append((key, frozenset(one)))
+        if len(one) > settings.query_max_filter_values:
+            limit = settings.query_max_filter_values
+            problems.append(
+                Problem(
+                    f"filters.partitionKey.{key}",
+                    f"lists {len(one)} values; TIMESTORE_QUERY_MAX_FILTER_VALUES is {limit}",
+                )
+            )
+    problems += structure_problems(conditions, "filters.partitionKey", settings)
+    return tuple(accepted), key_conditions(conditions, "filters.partitionKey", problems)
+
+
+def _check_shape(wire: WireQuery, problems: list[Problem]) -> None:
+    """Which fields have no meaning beside each other."""
+    if wire.aggregations is not None and wire.downsample is not None:
+        problems.append(Problem("aggregations", "stand inside `downsample` where there is one"))
+    if wire.latest and (wire.downsample is not None or wire.aggregations is not None):
+        problems.append(Problem("latest", "gives whole rows; leave out `downsample` and `aggregations`"))
+    if wire.group_by == [] and not (wire.latest or wire.downsample or wire.aggregations):
+        problems.append(Problem("groupBy", "is empty; name columns, or give aggregations over everything"))
+    if wire.columns is not None and not wire.latest and (wire.group_by is not None or wire.aggregations is not None):
+        problems.append(Problem("columns", "are those of `groupBy` and `aggregations` here; leave it out"))
 
 
 def _check_names(wire: WireQuery, settings: Settings, problems: list[Problem]) -> None:
     named = [("timestampColumn", wire.timestamp_column)]
-    if wire.columns is not None:
-        if not wire.columns:
+    for path, names in (("columns", wire.columns), ("groupBy", wire.group_by)):
+        if names is None:
+            continue
+        if not names and path == "columns":
             problems.append(Problem("columns", "is empty; leave it out to get every column"))
-        if len(wire.columns) > settings.ingest_max_columns:
+        if len(names) > settings.ingest_max_columns:
             limit = settings.ingest_max_columns
-            problems.append(Problem("columns", f"names {len(wire.columns)}; TIMESTORE_INGEST_MAX_COLUMNS is {limit}"))
+            problems.append(Problem(path, f"names {len(names)}; TIMESTORE_INGEST_MAX_COLUMNS is {limit}"))
             return
-        named += [(f"columns[{index}]", name) for index, name in enumerate(wire.columns)]
+        named += [(f"{path}[{index}]", name) for index, name in enumerate(names)]
     for path, name in named:
         wrong = name_problem(name, settings.max_name_length)
         if wrong:
@@ -142,57 +214,16 @@ def _check_names(wire: WireQuery, settings: Settings, problems: list[Problem]) -
 def _aggregations(
     wire: WireQuery, functions: Mapping[str, Aggregation], settings: Settings, problems: list[Problem]
 ) -> tuple[AskedAggregation, ...]:
-    if wire.downsample is None:
-        return ()
-    path = "downsample.aggregations"
-    asked = wire.downsample.aggregations
+    asked: list[WireAggregation] = wire.aggregations or []
+    path, taken = "aggregations", list(dict.fromkeys(wire.group_by or []))
+    if wire.downsample is not None:
+        asked, path, taken = wire.downsample.aggregations, "downsample.aggregations", [wire.timestamp_column, *taken]
     if len(asked) > settings.query_max_aggregations:
         limit = settings.query_max_aggregations
         problems.append(Problem(path, f"has {len(asked)}; TIMESTORE_QUERY_MAX_AGGREGATIONS is {limit}"))
         return ()
-    found = [_aggregation(one, f"{path}[{index}]", functions, settings, problems) for index, one in enumerate(asked)]
-    aliases = [wire.timestamp_column, *(one.alias for one in found if one is not None)]
-    clash = first_clash(aliases)
-    if clash is not None:
+    found = asked_aggregations(asked, path, functions, settings, problems)
+    clash = first_clash([*taken, *(one.alias for one in found)])
+    if clash is not None and asked:
         problems.append(Problem(path, f"two result columns are named {clash[1]!r}; give one an alias of its own"))
-    return tuple(one for one in found if one is not None)
-
-
-def _aggregation(
-    wire: WireAggregation,
-    path: str,
-    functions: Mapping[str, Aggregation],
-    settings: Settings,
-    problems: list[Problem],
-) -> AskedAggregation | None:
-    function = functions.get(wire.fn)
-    if function is None:
-        problems.append(Problem(f"{path}.fn", f"{wire.fn[:40]!r} is unknown; there are {', '.join(sorted(functions))}"))
-        return None
-    if wire.column is None and not function.column_optional:
-        problems.append(Problem(f"{path}.column", f"is required by {wire.fn}"))
-        return None
-    parameters = _parameters(wire, path, function, problems)
-    if parameters is None:
-        return None
-    alias = wire.alias if wire.alias is not None else function.default_alias(wire.column, parameters)
-    for name, text in (("column", wire.column), ("alias", wire.alias)):
-        wrong = None if text is None else name_problem(text, settings.max_name_length)
-        if wrong:
-            problems.append(Problem(f"{path}.{name}", wrong))
-    return AskedAggregation(wire.fn, wire.column, alias, tuple(sorted(parameters.items())))
-
-
-def _parameters(
-    wire: WireAggregation, path: str, function: Aggregation, problems: list[Problem]
-) -> dict[str, Any] | None:
-    parameters: dict[str, Any] = {}
-    for name, (low, high) in function.parameters.items():
-        # The contract's one parameter stands beside `fn`; those of plugins in an object of their own.
-        value = wire.percentile if name == "percentile" else wire.parameters.get(name)
-        if value is None or not math.isfinite(value) or not low <= value <= high:
-            where = path if name == "percentile" else f"{path}.parameters"
-            problems.append(Problem(f"{where}.{name}", f"must be a number from {low:g} to {high:g}"))
-            return None
-        parameters[name] = value
-    return parameters
+    return found

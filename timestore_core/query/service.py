@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import structlog
@@ -14,13 +14,17 @@ import structlog
 from timestore_core import __version__
 from timestore_core.catalog.snapshots import Head
 from timestore_core.errors import InvalidRequest, PartitionUnreadable
-from timestore_core.model import Field, Partition
+from timestore_core.model import Partition, TimeRange
 from timestore_core.partitions.located import Located, located
-from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve_columns, select_partitions
+from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve
+from timestore_core.query.pruning import select_partitions
 from timestore_core.query.request import QueryRequest
+from timestore_core.query.zones import UTC_ZONE, Zone, zone_over
 from timestore_core.runtime import Runtime
 
 log = structlog.get_logger(__name__)
+
+_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,10 @@ def planned(
     Raises InvalidRequest naming the columns that the dataset lacks, Unavailable where a storage target is away.
     """
     functions, settings = runtime.plugins.aggregations, runtime.settings
-    columns, output = resolve_columns(request, head.schema, functions)
+    resolved = resolve(request, head.schema, functions)
+    asked, skip = _page(request)
     partitions = runtime.snapshots.partitions(head)
-    chosen = select_partitions(partitions, request)
+    chosen = select_partitions(partitions, asked, resolved.conditions).chosen
     unread = {partition.file_format for partition, _ in chosen} - runtime.engine.formats
     if unread:
         raise InvalidRequest(f"the query engine reads no partitions of format {', '.join(sorted(unread))}")
@@ -65,18 +70,54 @@ def planned(
             version=head.version,
             partitions=tuple(_planned(partition, within, places) for partition, within in chosen),
             considered=len(partitions),
-            time_range=request.time_range,
+            time_range=asked.time_range,
             timestamp_column=request.timestamp_column,
-            columns=columns,
+            columns=resolved.columns,
             bucket=request.bucket,
             aggregations=request.aggregations,
-            output=output,
+            output=resolved.output,
             row_limit=settings.query_max_rows + 1 if request.limit is None else request.limit,
             limit_is_guard=request.limit is None,
             timeout_ms=settings.query_timeout_ms,
-            scales=column_scales(request.aggregations, columns, functions, partitions),
+            scales=column_scales(request.aggregations, resolved.columns, functions, partitions),
+            conditions=resolved.conditions,
+            groups=resolved.groups,
+            latest=request.latest,
+            fill=request.fill,
+            fill_range=None if request.fill is None else request.time_range,
+            zone=_zone(request, [partition for partition, _ in chosen]),
+            descending=request.descending,
+            skip=skip,
         )
         yield plan, places
+
+
+def _page(request: QueryRequest) -> tuple[QueryRequest, int]:
+    """The request with the time range that the page can begin in, and how many rows to leave out then."""
+    position = request.position
+    if position is None or position.time_us is None:
+        return request, 0 if position is None else position.skip
+    wanted, time_us = request.time_range, position.time_us
+    if request.descending:
+        wanted = TimeRange(wanted.start_us, min(time_us, wanted.end_us))
+    else:
+        wanted = TimeRange(max(time_us, wanted.start_us), wanted.end_us)
+    return replace(request, time_range=wanted), position.skip
+
+
+def _zone(request: QueryRequest, partitions: Sequence[Partition]) -> Zone:
+    """The bucket's time zone over the times that the rows can have, or over the range in which gaps are filled."""
+    bucket, wanted = request.bucket, request.time_range
+    if bucket is None or bucket.timezone is None:
+        return UTC_ZONE
+    if request.fill is None:
+        known = [partition.statistics.get(request.timestamp_column) for partition in partitions]
+        bounds = [(one.minimum, one.maximum) for one in known if one is not None]
+        if len(bounds) == len(known) and bounds:
+            lows, highs = ([one for one in ends if isinstance(one, int)] for ends in zip(*bounds, strict=True))
+            wanted = TimeRange(max(wanted.start_us, min(lows)), min(wanted.end_us, max(highs)))
+    # Whole days, so that one zone serves the questions of a day.
+    return zone_over(bucket.timezone, wanted.start_us // _DAY_US * _DAY_US, -(-wanted.end_us // _DAY_US) * _DAY_US)
 
 
 def _planned(partition: Partition, within: bool, places: Located) -> PlannedPartition:
@@ -97,8 +138,7 @@ def _planned(partition: Partition, within: bool, places: Located) -> PlannedPart
 def answer(runtime: Runtime, head: Head, request: QueryRequest, is_gone: Callable[[], bool] | None = None) -> Answer:
     """The JSON answer to the request over the head's snapshot. `is_gone` says that nobody waits any more."""
     if not head.schema.fields:
-        mode = "raw" if request.bucket is None else "downsampled"
-        return Answer(_body(b"", _asked_columns(request), mode), 0, 0)
+        return Answer(_body(b"", _asked_columns(request), request.mode), 0, 0)
     try:
         return _answer(runtime, head, request, is_gone, stream=True)
     except _ReadFailedError:
@@ -122,16 +162,16 @@ def _answer(
             raise _ReadFailedError from error
     elapsed_ms = (time.perf_counter() - started) * 1000
     runtime.plugins.observe("timestore_queried", plan=plan, rows=result.rows, elapsed_ms=elapsed_ms)
-    mode = "raw" if request.bucket is None else "downsampled"
-    body = _body(result.objects, [field.name for field in plan.output], mode)
+    body = _body(result.objects, [field.name for field in plan.output], request.mode)
     return Answer(body, result.rows, len(plan.partitions))
 
 
 def _asked_columns(request: QueryRequest) -> list[str]:
     """The columns of an answer over a dataset that has none yet."""
-    if request.bucket is None:
+    if request.mode in ("raw", "latest"):
         return list(request.columns or [])
-    return [Field(request.timestamp_column, "timestamp").name, *(one.alias for one in request.aggregations)]
+    time = [] if request.bucket is None else [request.timestamp_column]
+    return [*time, *(request.group_by or ()), *(one.alias for one in request.aggregations)]
 
 
 def _body(objects: bytes, columns: list[str], mode: str) -> bytes:

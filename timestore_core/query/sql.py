@@ -10,24 +10,16 @@ order, doubles are added up exactly where an aggregation can, and zero is writte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from timestore_core.aggregations import Aggregation, Decomposable, Multiset
-from timestore_core.model import Field, FieldType
+from timestore_core.model import Field, FieldType, ResultField, ResultType
 from timestore_core.names import quote_identifier, quote_literal
 from timestore_core.partitions.duckdb_file import SQL_TYPES
+from timestore_core.query.asked import AskedAggregation
+from timestore_core.query.fill import filled_sql
+from timestore_core.query.filters import Condition, condition_sql
 from timestore_core.query.plan import PlannedPartition, QueryPlan
-from timestore_core.query.request import AskedAggregation, Bucket
-
-_SECOND_US = 1_000_000
-_WIDTH_US = {
-    "second": _SECOND_US,
-    "minute": 60 * _SECOND_US,
-    "hour": 3600 * _SECOND_US,
-    "day": 86_400 * _SECOND_US,
-    "week": 7 * 86_400 * _SECOND_US,
-}
-# The Monday of the week that holds 1970-01-01.
-_WEEK_ORIGIN_US = -3 * 86_400 * _SECOND_US
 
 START = "make_timestamp($start)"
 END = "make_timestamp($end)"
@@ -39,53 +31,57 @@ Functions = Mapping[str, Aggregation]
 def undivided_sql(
     plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations, functions: Functions
 ) -> str:
-    """The whole answer over these partitions at once, ascending by time, at most `row_limit` rows."""
-    rows = _union(plan, partitions, relations)
-    if plan.bucket is None:
+    """The whole answer over these partitions at once, in the plan's order, at most `row_limit` rows."""
+    rows = union_sql(plan, partitions, relations)
+    if plan.is_raw:
         return _raw_sql(plan, rows, _names(plan.output))
     results = [
-        f"{_function(plan, one, functions).sql(_column(one), dict(one.parameters))} AS {quote_identifier(f'r{index}')}"
+        f"{function.sql(_column(one), _parameters(plan, one, function))} AS {quote_identifier(f'r{index}')}"
         for index, one in enumerate(plan.aggregations)
+        for function in [_function(plan, one, functions)]
     ]
-    return _named_results(plan, _grouped_sql(plan, plan.bucket, results, rows))
+    return _named_results(plan, _grouped_sql(plan, results, rows))
 
 
 def partial_sql(
     plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations, functions: Functions
 ) -> str:
     """One fragment's part of the answer, in the form that `merge_sql` reads."""
-    rows = _union(plan, partitions, relations)
-    if plan.bucket is None:
-        return _raw_sql(plan, rows, "*")
+    rows = union_sql(plan, partitions, relations)
+    if plan.is_raw:
+        return _raw_sql(plan, rows, "*", skip=False)
     states = [
         f"{sql} AS {quote_identifier(name)}"
         for index, one in enumerate(plan.aggregations)
-        for name, sql in _partial_states(index, one, _function(plan, one, functions))
+        for name, sql in _partial_states(plan, index, one, _function(plan, one, functions))
     ]
-    return _grouped_sql(plan, plan.bucket, states, rows)
+    return _grouped_sql(plan, states, rows)
 
 
 def merge_sql(plan: QueryPlan, partials: Sequence[str], functions: Functions) -> str:
     """The answer from the fragments' parts; `partials` are relations with the columns of `partial_sql`."""
     union = " UNION ALL ".join(f"SELECT * FROM {one}" for one in partials)
-    if plan.bucket is None:
+    if plan.is_raw:
         return _raw_sql(plan, union, _names(plan.output))
-    gathered, results = [], []
+    keys = _key_names(plan)
+    gathered, results = list(keys), list(keys)
     for index, one in enumerate(plan.aggregations):
         function = _function(plan, one, functions)
-        states = tuple(quote_identifier(name) for name, _ in _partial_states(index, one, function))
+        states = tuple(quote_identifier(name) for name, _ in _partial_states(plan, index, one, function))
         merged, result = quote_identifier(f"m{index}"), quote_identifier(f"r{index}")
         if isinstance(function.combine, Decomposable):
-            gathered.append(f"{function.combine.merge(states, dict(one.parameters))} AS {merged}")
+            merging = function.combine.merge(states, _parameters(plan, one, function))
+            gathered.append(f"{merging} AS {merged}")
             results.append(f"{merged} AS {result}")
         else:
             gathered.append(f"flatten(list({states[0]})) AS {merged}")
             results.append(f"{_over_values(merged, one, function)} AS {result}")
-    grouped = f"SELECT bucket, {', '.join(gathered)} FROM ({union}) GROUP BY bucket"
-    return _named_results(plan, f"SELECT bucket, {', '.join(results)} FROM ({grouped})")
+    by = f" GROUP BY {', '.join(keys)}" if keys else ""
+    grouped = f"SELECT {', '.join(gathered)} FROM ({union}){by}"
+    return _named_results(plan, f"SELECT {', '.join(results)} FROM ({grouped})")
 
 
-def json_rows_sql(output: Sequence[Field], inner: str) -> str:
+def json_rows_sql(output: Sequence[ResultField], inner: str) -> str:
     """One JSON object and a comma a row: the bytes of the answer, made where the columns are."""
     members = ", ".join(
         f"{quote_literal(field.name)}: {_json_value(field.type, quote_identifier(f'o{index}'))}"
@@ -95,7 +91,7 @@ def json_rows_sql(output: Sequence[Field], inner: str) -> str:
     return f"SELECT to_json({{{members}}})::VARCHAR || ',' FROM ({inner}) AS answer({renamed})"
 
 
-def _json_value(type_: FieldType, column: str) -> str:
+def _json_value(type_: ResultType, column: str) -> str:
     if type_ == "timestamp":
         return (
             f"CASE WHEN epoch_us({column}) % 1000 = 0 THEN strftime({column}, '%Y-%m-%dT%H:%M:%S.%gZ') "
@@ -115,83 +111,125 @@ def _function(plan: QueryPlan, asked: AskedAggregation, functions: Functions) ->
     return function if scale is None or function.exact is None else function.exact(scale)
 
 
-def _raw_sql(plan: QueryPlan, rows: str, names: str) -> str:
-    return f"SELECT {names} FROM ({rows}) ORDER BY {_total_order(plan)} LIMIT {plan.row_limit:d}"
+def _parameters(plan: QueryPlan, asked: AskedAggregation, function: Aggregation) -> dict[str, Any]:
+    parameters: dict[str, Any] = dict(asked.parameters)
+    return {**parameters, "time": quote_identifier(plan.timestamp_column)} if function.uses_time else parameters
+
+
+def _raw_sql(plan: QueryPlan, rows: str, names: str, *, skip: bool = True) -> str:
+    """Stored rows in order; of each group only the newest where the plan says so."""
+    offset = plan.skip if skip else 0
+    limit = plan.row_limit + plan.skip - offset
+    order = _total_order(plan)
+    if plan.latest:
+        groups = [quote_identifier(field.name) for field in plan.groups or ()]
+        by = f"PARTITION BY {', '.join(groups)} " if groups else ""
+        rows = f"SELECT * FROM ({rows}) QUALIFY row_number() OVER ({by}ORDER BY {order}) = 1"
+        if groups:
+            order = ", ".join(groups)
+    return f"SELECT {names} FROM ({rows}) ORDER BY {order}{_page(limit, offset)}"
+
+
+def _page(limit: int, offset: int) -> str:
+    return f" LIMIT {limit:d}" + (f" OFFSET {offset:d}" if offset else "")
 
 
 def _total_order(plan: QueryPlan) -> str:
     """By time, then by all the other columns read: rows that may still change places are alike."""
-    names = dict.fromkeys((plan.timestamp_column, *(field.name for field in plan.columns)))
-    return ", ".join(quote_identifier(name) for name in names)
+    time, *rest = dict.fromkeys((plan.timestamp_column, *(field.name for field in plan.columns)))
+    direction = " DESC" if plan.descending or plan.latest else ""
+    return ", ".join([quote_identifier(time) + direction, *map(quote_identifier, rest)])
 
 
-def _grouped_sql(plan: QueryPlan, bucket: Bucket, results: Sequence[str], rows: str) -> str:
-    key = _bucket_key(bucket, quote_identifier(plan.timestamp_column))
-    return f"SELECT {key} AS bucket, {', '.join(results)} FROM ({rows}) GROUP BY 1"
+def _key_names(plan: QueryPlan) -> list[str]:
+    """What the grouped rows are grouped by, as their columns are called."""
+    return (["bucket"] if plan.bucket else []) + [f'"g{index}"' for index in range(len(plan.groups or ()))]
+
+
+def _grouped_sql(plan: QueryPlan, results: Sequence[str], rows: str) -> str:
+    columns = [f'{quote_identifier(field.name)} AS "g{index}"' for index, field in enumerate(plan.groups or ())]
+    if plan.bucket is not None:
+        columns.insert(0, f"{plan.bucket.key_sql(plan.zone, quote_identifier(plan.timestamp_column))} AS bucket")
+    by = f" GROUP BY {', '.join(str(number + 1) for number in range(len(columns)))}" if columns else ""
+    return f"SELECT {', '.join([*columns, *results])} FROM ({rows}){by}"
 
 
 def _named_results(plan: QueryPlan, grouped: str) -> str:
-    """The grouped rows in time's order, their columns in the plan's order and under its names."""
-    assert plan.bucket is not None
-    start = "bucket" if plan.bucket.unit == "month" else "make_timestamp(bucket)"
-    time, *rest = plan.output
-    results = "".join(
-        f", {quote_identifier(f'r{index}')} AS {quote_identifier(field.name)}" for index, field in enumerate(rest)
+    """The grouped rows in order, gaps filled, their columns in the plan's order and under its names."""
+    keys = _key_names(plan)
+    results = plan.output[len(keys) :]
+    names = [f'"r{index}"' for index in range(len(results))]
+    if plan.bucket is not None and plan.fill is not None:
+        every = plan.bucket.keys_sql(plan.zone, plan.fill_range or plan.time_range)
+        start = plan.bucket.start_sql(plan.zone, "bucket")
+        fields = list(zip(names, results, strict=True))
+        grouped = filled_sql(grouped, every, start, keys[1:], fields, plan.fill)
+    columns = [*keys, *names]
+    if plan.bucket is not None:
+        columns[0] = f"make_timestamp({plan.bucket.start_sql(plan.zone, 'bucket')})"
+    selected = ", ".join(
+        f"{column} AS {quote_identifier(field.name)}" for column, field in zip(columns, plan.output, strict=True)
     )
-    return (
-        f"SELECT {start} AS {quote_identifier(time.name)}{results} FROM ({grouped}) AS buckets "
-        f"ORDER BY buckets.bucket LIMIT {plan.row_limit:d}"
-    )
+    direction = " DESC" if plan.descending else ""
+    order = ", ".join(f"found.{key}{direction if index == 0 else ''}" for index, key in enumerate(keys))
+    ordered = f" ORDER BY {order}" if order else ""
+    return f"SELECT {selected} FROM ({grouped}) AS found{ordered}{_page(plan.row_limit, plan.skip)}"
 
 
-def _bucket_key(bucket: Bucket, time: str) -> str:
-    """The bucket's start: microseconds for fixed widths (integers group twice as fast), a time for months."""
-    if bucket.unit == "month":
-        return f"time_bucket(INTERVAL '{bucket.size:d} months', {time}, TIMESTAMP '1970-01-01')"
-    width = _WIDTH_US[bucket.unit] * bucket.size
-    origin = _WEEK_ORIGIN_US if bucket.unit == "week" else 0
-    offset = f"(epoch_us({time}) - ({origin:d}))" if origin else f"epoch_us({time})"
-    # The remainder is made non-negative, so that times before the origin fall into the bucket below them.
-    return f"epoch_us({time}) - (({offset} % {width:d}) + {width:d}) % {width:d}"
-
-
-def _partial_states(index: int, asked: AskedAggregation, function: Aggregation) -> list[tuple[str, str]]:
-    column, parameters = _column(asked), dict(asked.parameters)
+def _partial_states(
+    plan: QueryPlan, index: int, asked: AskedAggregation, function: Aggregation
+) -> list[tuple[str, str]]:
+    column, parameters = _column(asked), _parameters(plan, asked, function)
     combine = function.combine
     if isinstance(combine, Decomposable):
         return [(f"s{index}_{number}", sql) for number, sql in enumerate(combine.partial(column, parameters))]
     if isinstance(combine, Multiset):
         distinct = "DISTINCT " if combine.distinct_only else ""
         return [(f"s{index}_0", f"list({distinct}{column}) FILTER (WHERE {column} IS NOT NULL)")]
+    if function.uses_time:
+        return [(f"s{index}_0", f"list({{'v': {column}, 't': {parameters['time']}}})")]
     return [(f"s{index}_0", f"list({column})")]
 
 
 def _over_values(values: str, asked: AskedAggregation, function: Aggregation) -> str:
     """The aggregation's own SQL over the values that the fragments shipped."""
-    return f"(SELECT {function.sql('v', dict(asked.parameters))} FROM (SELECT unnest({values}) AS v))"
+    parameters = dict(asked.parameters)
+    if function.uses_time:
+        sql = function.sql("one.v", {**parameters, "time": "one.t"})
+        return f"(SELECT {sql} FROM (SELECT unnest({values}) AS one))"
+    return f"(SELECT {function.sql('v', parameters)} FROM (SELECT unnest({values}) AS v))"
 
 
 def _column(asked: AskedAggregation) -> str:
     return "*" if asked.column is None else quote_identifier(asked.column)
 
 
-def _names(fields: Sequence[Field]) -> str:
+def _names(fields: Sequence[ResultField]) -> str:
     return ", ".join(quote_identifier(field.name) for field in fields)
 
 
-def _union(plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations) -> str:
-    """The rows in range of all the files, with the same columns in the same order from each."""
-    wanted = dict.fromkeys((Field(plan.timestamp_column, "timestamp"), *plan.columns))
-    return " UNION ALL ".join(
-        _branch(plan, partition, relations[partition.id], tuple(wanted)) for partition in partitions
-    )
+def union_sql(plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations) -> str:
+    """The rows in range of all the files that meet the conditions, with the same columns in the same order."""
+    wanted = tuple(dict.fromkeys((Field(plan.timestamp_column, "timestamp"), *plan.columns)))
+    if not partitions:
+        nothing = ", ".join(f"NULL::{SQL_TYPES[one.type]} AS {quote_identifier(one.name)}" for one in wanted)
+        return f"SELECT {nothing} WHERE false"
+    return " UNION ALL ".join(_branch(plan, partition, relations[partition.id], wanted) for partition in partitions)
 
 
 def _branch(plan: QueryPlan, partition: PlannedPartition, relation: str, wanted: Sequence[Field]) -> str:
     columns = ", ".join(_read_as(field, partition.schema.type_of(field.name)) for field in wanted)
     time = quote_identifier(plan.timestamp_column)
-    where = "" if partition.within_range else f" WHERE {time} BETWEEN {START} AND {END}"
+    held = [] if partition.within_range else [f"{time} BETWEEN {START} AND {END}"]
+    held += [_held(condition, partition) for condition in plan.conditions]
+    where = f" WHERE {' AND '.join(held)}" if held else ""
     return f"SELECT {columns} FROM {relation}{where}"
+
+
+def _held(condition: Condition, partition: PlannedPartition) -> str:
+    if partition.schema.type_of(condition.column) is not None:
+        return condition_sql(condition)
+    return "true" if condition.operator == "isNull" and condition.values[0] else "false"
 
 
 def _read_as(field: Field, stored: FieldType | None) -> str:

@@ -13,11 +13,12 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from timestore_core.aggregations import Aggregation, Decomposable, Scale
-from timestore_core.model import FIELD_TYPES, Field, FieldType, Schema, TimeRange
+from timestore_core.aggregations import Aggregation, Decomposable, Parameters, Scale
+from timestore_core.model import FIELD_TYPES, Field, FieldType, ResultField, ResultType, Schema, TimeRange
 from timestore_core.partitions.duckdb_file import SQL_TYPES
+from timestore_core.query.asked import AskedAggregation
+from timestore_core.query.buckets import Bucket
 from timestore_core.query.plan import PlannedPartition, QueryPlan
-from timestore_core.query.request import AskedAggregation, Bucket
 from timestore_core.query.sql import merge_sql, partial_sql, undivided_sql
 
 _ARROW: Mapping[FieldType, pa.DataType] = {
@@ -67,11 +68,14 @@ class AggregationContract:
         raise NotImplementedError(f"{type(self).__name__} needs a fixture `aggregation`")
 
     @pytest.fixture
-    def parameters(self, aggregation: Aggregation) -> Mapping[str, float]:
-        return {name: (low + high) / 2 for name, (low, high) in aggregation.parameters.items()}
+    def parameters(self, aggregation: Aggregation) -> Parameters:
+        middle = {name: (low + high) / 2 for name, (low, high) in aggregation.parameters.items()}
+        bounds = {"bounds": (-1.0, 0.5, 1000.0)} if aggregation.takes_bounds else {}
+        time = {"time": '"timestamp"'} if aggregation.uses_time else {}
+        return {**middle, **bounds, **time}
 
     @pytest.fixture
-    def asking(self, aggregation: Aggregation, parameters: Mapping[str, float]) -> Iterator[Asking]:
+    def asking(self, aggregation: Aggregation, parameters: Parameters) -> Iterator[Asking]:
         with duckdb.connect(":memory:") as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET threads = 1")
@@ -87,24 +91,25 @@ class AggregationContract:
         assert aggregation.column_types <= set(FIELD_TYPES)
 
     def test_its_parameters_have_bounds_and_work_at_both(
-        self, aggregation: Aggregation, asking: Asking, types: Sequence[FieldType]
+        self, aggregation: Aggregation, asking: Asking, parameters: Parameters, types: Sequence[FieldType]
     ) -> None:
         for name, (low, high) in aggregation.parameters.items():
             assert low <= high, name
         for end in (0, 1):
-            asked = asking.of(parameters={name: ends[end] for name, ends in aggregation.parameters.items()})
+            ends_ = {name: ends[end] for name, ends in aggregation.parameters.items()}
+            asked = asking.of(parameters={**parameters, **ends_})
             for type_ in types:
                 asked.undivided(type_, [_VALUES[type_][1]])
 
     def test_it_names_its_result(
-        self, aggregation: Aggregation, parameters: Mapping[str, float], types: Sequence[FieldType]
+        self, aggregation: Aggregation, parameters: Parameters, types: Sequence[FieldType]
     ) -> None:
         names = [aggregation.default_alias("a b", parameters)]
         if aggregation.column_optional:
             names.append(aggregation.default_alias(None, parameters))
 
         assert all(isinstance(name, str) and name for name in names)
-        assert {aggregation.result(type_) for type_ in types} <= set(FIELD_TYPES)
+        assert {aggregation.result(type_) for type_ in types} <= {*FIELD_TYPES, "integers"}
 
     def test_its_result_has_the_type_that_it_says(
         self, aggregation: Aggregation, asking: Asking, types: Sequence[FieldType]
@@ -128,10 +133,10 @@ class AggregationContract:
             assert_same(asking.merged(type_, singles), whole)
 
     def test_no_row_at_all_is_an_answer(
-        self, aggregation: Aggregation, asking: Asking, parameters: Mapping[str, float], types: Sequence[FieldType]
+        self, aggregation: Aggregation, asking: Asking, parameters: Parameters, types: Sequence[FieldType]
     ) -> None:
         for type_ in types:
-            empty = f"(SELECT NULL::{SQL_TYPES[type_]} AS v WHERE false)"
+            empty = f"(SELECT NULL::{SQL_TYPES[type_]} AS v, NULL::TIMESTAMP AS timestamp WHERE false)"
             sql = f"SELECT {aggregation.sql('v', parameters)} FROM {empty}"  # noqa: S608
             found = asking.connection.execute(sql).fetchall()
 
@@ -189,7 +194,7 @@ class AggregationContract:
                 assert_same(asking.undivided("double", [values]), whole, self._allowed(values))
 
     def test_the_states_of_a_part_are_as_many_as_their_merge_reads(
-        self, aggregation: Aggregation, parameters: Mapping[str, float]
+        self, aggregation: Aggregation, parameters: Parameters
     ) -> None:
         if not isinstance(aggregation.combine, Decomposable):
             pytest.skip("ships its values")
@@ -213,7 +218,7 @@ class Asking:
         self,
         connection: duckdb.DuckDBPyConnection,
         aggregation: Aggregation,
-        parameters: Mapping[str, float],
+        parameters: Parameters,
         scale: Scale | None = None,
     ) -> None:
         self.connection = connection
@@ -221,7 +226,7 @@ class Asking:
         self._parameters = parameters
         self._scale = scale
 
-    def of(self, *, parameters: Mapping[str, float] | None = None, scale: Scale | None = None) -> Asking:
+    def of(self, *, parameters: Parameters | None = None, scale: Scale | None = None) -> Asking:
         """The same with other parameters, or of the exact form for a column of this scale."""
         return Asking(self.connection, self._aggregation, parameters or self._parameters, scale)
 
@@ -261,7 +266,7 @@ class Asking:
             columns=() if type_ is None else (Field(_COLUMN, type_),),
             bucket=Bucket("day", 1),
             aggregations=(asked,),
-            output=(Field("timestamp", "timestamp"), Field("result", self._aggregation.result(type_))),
+            output=(ResultField("timestamp", "timestamp"), ResultField("result", self._aggregation.result(type_))),
             row_limit=10,
             limit_is_guard=False,
             timeout_ms=30_000,
@@ -281,12 +286,15 @@ def assert_same(one: tuple[str, Any], other: tuple[str, Any], allowed: float = 0
     if isinstance(value, float) and isinstance(expected, float) and value != expected:
         assert math.isnan(value) == math.isnan(expected), where
         if not math.isnan(value):
-            assert abs(value - expected) <= allowed, f"{value!r} is not {expected!r} {where}"
+            # Squares of large values are larger than these.
+            squared = 1e-12 * abs(expected) if allowed else 0.0
+            assert abs(value - expected) <= max(allowed, squared), f"{value!r} is not {expected!r} {where}"
     else:
         assert value == expected, where
 
 
-_PYTHON: Mapping[FieldType, type] = {
+_PYTHON: Mapping[ResultType, type] = {
+    "integers": list,
     "timestamp": datetime,
     "string": str,
     "double": float,
@@ -297,7 +305,9 @@ _PYTHON: Mapping[FieldType, type] = {
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
 
-def _fits(found: str, said: FieldType) -> bool:
+def _fits(found: str, said: ResultType) -> bool:
+    if said == "integers":
+        return found == "BIGINT[]"
     return found in _INTEGERS if said == "integer" else found == SQL_TYPES[said]
 
 

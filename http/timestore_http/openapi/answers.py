@@ -76,15 +76,17 @@ def _ingest() -> Json:
 
 
 def _query() -> Json:
-    row = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}
+    row = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "array", "null"]}}
     return {
         "QueryAnswer": closed(
             {
                 "rows": array_of(row),
                 "columns": array_of(TEXT),
-                "mode": {"type": "string", "enum": ["raw", "downsampled"]},
+                "mode": {"type": "string", "enum": ["raw", "downsampled", "aggregated", "latest"]},
             },
-            description="Ascending by time. Integers keep all 64 bits.",
+            {"nextCursor": or_null(TEXT), "explain": OPEN},
+            description="By time, then by group. Integers keep all 64 bits. `nextCursor` where `cursor` was asked "
+            "with, `explain` where that was.",
         )
     }
 

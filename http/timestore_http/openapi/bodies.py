@@ -15,7 +15,7 @@ from timestore_core.admin.datasets import (
 from timestore_core.admin.retention import WirePolicy
 from timestore_core.admin.targets import WireNewTarget, WireTargetPatch
 from timestore_core.admin.versions import WirePin, WireRestore
-from timestore_core.aggregations import Aggregation
+from timestore_core.aggregations import MAX_BOUNDS, Aggregation
 from timestore_core.ingest.envelope import WireBatch
 from timestore_core.lifecycle.deletion import WireDeletion
 from timestore_core.lifecycle.runs import CONTRACT_OPERATIONS, OPERATIONS
@@ -154,19 +154,55 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
             "maxItems": settings.ingest_max_columns,
         },
         "Query.limit": {"description": f"Without it an answer of more than {settings.query_max_rows} rows is 413."},
+        "Query.groupBy": {
+            "items": {"type": "string", **name},
+            "maxItems": settings.ingest_max_columns,
+            "description": "One row for each combination of their values, in each bucket where there are some.",
+        },
+        "Query.aggregations": {
+            "maxItems": settings.query_max_aggregations,
+            "description": "Over the whole range, by group where `groupBy` names some. Inside `downsample` with one.",
+        },
+        "Query.latest": {"description": "The newest row, or that of each group of `groupBy`."},
+        "Query.order": {"description": "By time: ascending, or descending."},
+        "Query.cursor": {
+            "description": "`null` for the first page, then `nextCursor` of the page before with the same question; "
+            "`limit` may differ. All pages are of one version."
+        },
+        "Query.explain": {"description": "Answer the plan, and what each step took, instead of rows."},
         "Query.asOf": {
             "description": "The dataset as it was: a version, a pin's name, or a time. What never was is 404, what is "
             "not whole any more 410."
         },
         "QueryFilters.partitionKey": {
-            "additionalProperties": array_of({"type": "string"}, maxItems=settings.query_max_filter_values),
-            "description": "Each key with the values that are accepted.",
+            "additionalProperties": {
+                "anyOf": [
+                    array_of({"type": "string"}, maxItems=settings.query_max_filter_values),
+                    schema("Filter"),
+                ]
+            },
+            "description": "Each key with the values that are accepted, or with a condition on its text, which is "
+            "read as what `type` says.",
+        },
+        "QueryFilters.columns": {"description": "Each column with its condition; all must hold."},
+        "Filter.in": {"maxItems": settings.query_max_filter_values},
+        "Filter.like": {"description": "`%` stands for any text, `_` for any character."},
+        "Downsample.fill": {
+            "description": "What buckets in range without rows have: null, `previous`, `linear`, or a number. By "
+            "default they are left out."
+        },
+        "Downsample.timezone": {"description": "An IANA name: days, weeks and months as people there live them."},
+        "Downsample.origin": {"description": "A time at which a bucket begins. Default: 1970-01-01, weeks on Monday."},
+        "Aggregation.bounds": {
+            "maxItems": MAX_BOUNDS,
+            "description": "Of `histogram`: rising numbers; it counts below the first, from each to the next, and "
+            "from the last on.",
         },
         "Downsample.aggregations": {"maxItems": settings.query_max_aggregations},
         "Aggregation.fn": {"enum": sorted(plugins.aggregations)},
         "Aggregation.column": name,
         "Aggregation.alias": {**name, "description": "Default: `avg_<column>`, `count`, `p95_<column>`, …"},
-        "Aggregation.percentile": {"description": "Required by `percentile`: 0 to 1."},
+        "Aggregation.percentile": {"description": "0 to 1."},
         "Aggregation.parameters": {"description": "Of functions that plugins give."},
         "NewDataset.slug": {"minLength": 1, "maxLength": settings.max_slug_length, "pattern": _slugs(settings)},
         "NewDataset.name": name,
@@ -217,6 +253,8 @@ def _asked(name: str, function: Aggregation) -> Json:
     }
     column: Json = {} if function.column_optional else {"column": {"type": "string"}}
     beside = {key: bounds.pop(key) for key in ["percentile"] if key in bounds}
+    if function.takes_bounds:
+        beside["bounds"] = array_of({"type": "number"}, minItems=1)
     inside: Json = {"parameters": {"required": list(bounds), "properties": bounds}} if bounds else {}
     asked = {**column, **beside, **inside}
     return {

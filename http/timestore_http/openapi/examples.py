@@ -60,6 +60,19 @@ QUERIES: dict[str, Any] = {
             ],
         },
     },
+    "days in Berlin by site, gaps filled": {
+        "timeRange": _RANGE,
+        "filters": {"columns": {"temperature_c": {"type": "number", "gt": -40}}},
+        "groupBy": ["site"],
+        "downsample": {
+            "intervalUnit": "day",
+            "timezone": "Europe/Berlin",
+            "fill": "linear",
+            "aggregations": [{"fn": "avg", "column": "temperature_c"}],
+        },
+    },
+    "newest row of each site": {"timeRange": _RANGE, "latest": True, "groupBy": ["site"]},
+    "page by page": {"timeRange": _RANGE, "order": "desc", "limit": 1000, "cursor": None},
 }
 
 DATASET_PATCH: dict[str, Any] = {
