@@ -40,7 +40,7 @@ def undivided_sql(
     plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations, functions: Functions
 ) -> str:
     """The whole answer over these partitions at once, ascending by time, at most `row_limit` rows."""
-    rows = _union(plan, partitions, relations)
+    rows = union_sql(plan, partitions, relations)
     if plan.bucket is None:
         return _raw_sql(plan, rows, _names(plan.output))
     results = [
@@ -54,7 +54,7 @@ def partial_sql(
     plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations, functions: Functions
 ) -> str:
     """One fragment's part of the answer, in the form that `merge_sql` reads."""
-    rows = _union(plan, partitions, relations)
+    rows = union_sql(plan, partitions, relations)
     if plan.bucket is None:
         return _raw_sql(plan, rows, "*")
     states = [
@@ -85,17 +85,18 @@ def merge_sql(plan: QueryPlan, partials: Sequence[str], functions: Functions) ->
     return _named_results(plan, f"SELECT bucket, {', '.join(results)} FROM ({grouped})")
 
 
-def json_rows_sql(output: Sequence[Field], inner: str) -> str:
-    """One JSON object and a comma a row: the bytes of the answer, made where the columns are."""
+def json_rows_sql(output: Sequence[Field], inner: str, end: str = ",") -> str:
+    """One JSON object and `end` a row: the bytes of the answer, made where the columns are."""
     members = ", ".join(
-        f"{quote_literal(field.name)}: {_json_value(field.type, quote_identifier(f'o{index}'))}"
+        f"{quote_literal(field.name)}: {json_value(field.type, quote_identifier(f'o{index}'))}"
         for index, field in enumerate(output)
     )
     renamed = ", ".join(quote_identifier(f"o{index}") for index in range(len(output)))
-    return f"SELECT to_json({{{members}}})::VARCHAR || ',' FROM ({inner}) AS answer({renamed})"
+    return f"SELECT to_json({{{members}}})::VARCHAR || {quote_literal(end)} FROM ({inner}) AS answer({renamed})"
 
 
-def _json_value(type_: FieldType, column: str) -> str:
+def json_value(type_: FieldType, column: str) -> str:
+    """The column as JSON has it: times as ISO-8601, NULL for what JSON cannot write."""
     if type_ == "timestamp":
         return (
             f"CASE WHEN epoch_us({column}) % 1000 = 0 THEN strftime({column}, '%Y-%m-%dT%H:%M:%S.%gZ') "
@@ -179,7 +180,7 @@ def _names(fields: Sequence[Field]) -> str:
     return ", ".join(quote_identifier(field.name) for field in fields)
 
 
-def _union(plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations) -> str:
+def union_sql(plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations) -> str:
     """The rows in range of all the files, with the same columns in the same order from each."""
     wanted = dict.fromkeys((Field(plan.timestamp_column, "timestamp"), *plan.columns))
     return " UNION ALL ".join(
