@@ -102,6 +102,12 @@ class TooLarge(TimestoreError):
     default_code = "too_large"
 
 
+class NotAcceptable(TimestoreError):
+    """Nothing that the client accepts can be sent; `details` lists what can."""
+
+    default_code = "not_acceptable"
+
+
 class UnsupportedMedia(TimestoreError):
     """The body is in a type or an encoding that this route does not read."""
 

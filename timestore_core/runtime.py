@@ -21,6 +21,7 @@ from timestore_core.errors import ConfigurationError, NotFound, TimestoreError, 
 from timestore_core.model import Dataset, Partition, StorageTarget
 from timestore_core.partitions.cache import FileCache
 from timestore_core.plugins import PluginHost
+from timestore_core.query.admission import admission
 from timestore_core.query.engine import EngineParts, QueryEngine
 from timestore_core.queues import Queue
 from timestore_core.settings import MIB, Settings
@@ -136,6 +137,7 @@ class Runtime:
         )
         self.rewriting = Engine("rewrite", replace(rewriting, sorters=_REWRITES))
         self.engine = self._query_engine()
+        self.admission = admission(settings)
         self._closers: list[Callable[[], None]] = [
             self.queue.close,
             self.engine.close,
@@ -180,7 +182,6 @@ class Runtime:
                 formats=self.plugins.partition_formats,
                 aggregations=self.plugins.aggregations,
                 max_attached=settings.query_max_attached,
-                max_answer_bytes=settings.query_max_answer_bytes,
             )
         )
 

@@ -331,6 +331,21 @@ class Settings(BaseSettings):
         default=1024,
         help="partition files that a process keeps attached; a query over more runs in fragments",
     )
+    query_concurrency: Positive = _env(
+        "TIMESTORE_QUERY_CONCURRENCY",
+        default=4 * _cpu_count(),
+        help="queries that each process runs at once, at most three quarters of its request threads",
+    )
+    query_queue: NotNegative = _env(
+        "TIMESTORE_QUERY_QUEUE",
+        default=32,
+        help="queries of each process that may wait, as many as leave a quarter of its request threads free",
+    )
+    query_queue_wait_ms: NotNegative = _env(
+        "TIMESTORE_QUERY_QUEUE_WAIT_MS",
+        default=5_000,
+        help="a query that waits for longer than this is answered 429, as is one that may not wait",
+    )
     query_threads: Positive = _env(
         "TIMESTORE_QUERY_THREADS", default=_cpu_count(), help="engine threads of each process"
     )

@@ -8,13 +8,15 @@ import falcon
 
 from timestore_core.catalog.snapshots import Head, head_as_of, read_head
 from timestore_core.errors import Gone, NotFound, PartitionUnreadable
+from timestore_core.query.formats import JSON
 from timestore_core.query.request import QueryRequest, parse_query
-from timestore_core.query.service import answer, entity_tag
+from timestore_core.query.service import entity_tag, open_answer
 from timestore_core.runtime import Runtime
 from timestore_http.access import identify, require
+from timestore_http.answers import send, vary
 from timestore_http.body import read_body
 from timestore_http.client import gone
-from timestore_http.media import require_json
+from timestore_http.media import require_json, wanted_coding, wanted_form
 
 # How often a query starts again because its version was replaced, and its files collected, while it was read.
 _MAX_OVERTAKEN = 8
@@ -70,12 +72,15 @@ class QueryResource:
         return newer
 
     def _answer(self, req: falcon.Request, resp: falcon.Response, head: Head, request: QueryRequest) -> None:
-        tag = entity_tag(head, request)
+        vary(resp)
+        form = wanted_form(req)
+        coding = wanted_coding(req, form)
+        variant = "" if form is JSON and coding is None else f"{form.name}+{coding}"
+        tag = entity_tag(head, request, variant)
         resp.set_header("ETag", tag)
         resp.set_header("X-Timestore-Version", str(head.version))
+        req.context.log |= {"version": head.version, "form": form.name}
         if tag in (req.get_header("If-None-Match") or ""):
             resp.status = falcon.HTTP_304
             return
-        result = answer(self._runtime, head, request, gone(req))
-        req.context.log |= {"rows": result.rows, "partitions": result.partitions, "version": head.version}
-        resp.data = result.body
+        send(req, resp, open_answer(self._runtime, head, request, form, gone(req)), form, coding)

@@ -26,10 +26,11 @@ from timestore_core.ingest.rows import ARROW_TYPES
 from timestore_core.model import ColumnStatistics, Dataset, Field, Partition, Schema
 from timestore_core.partitions.duckdb_file import DuckDBFile
 from timestore_core.partitions.statistics import column_statistics
+from timestore_core.query.admission import admission
 from timestore_core.query.engine import EngineParts, LocalEngine
 from timestore_core.query.plan import column_scales
 from timestore_core.query.request import AskedAggregation, parse_query
-from timestore_core.query.service import answer, planned
+from timestore_core.query.service import open_answer, planned
 from timestore_core.runtime import Runtime
 from timestore_core.settings import MIB, Settings
 
@@ -75,7 +76,7 @@ class Stand:
 
     def ask(self, partitions: Sequence[Partition], **question: Any) -> bytes:
         runtime, head = self._runtime(partitions, MAX_ATTACHED), Head(DATASET, 1, SCHEMA)
-        return answer(runtime, head, parse_query(body_of(question), FUNCTIONS, runtime.settings)).body
+        return b"".join(open_answer(runtime, head, parse_query(body_of(question), FUNCTIONS, runtime.settings)))
 
     def plan_of(self, partitions: Sequence[Partition], **question: Any) -> Any:
         runtime, head = self._runtime(partitions, MAX_ATTACHED), Head(DATASET, 1, SCHEMA)
@@ -86,7 +87,7 @@ class Stand:
         self._duck.close()
 
     def _runtime(self, partitions: Sequence[Partition], max_attached: int) -> Runtime:
-        parts = EngineParts(self._duck, {"duckdb": self._format}, FUNCTIONS, max_attached, max_answer_bytes=MIB)
+        parts = EngineParts(self._duck, {"duckdb": self._format}, FUNCTIONS, max_attached)
         return cast(
             Runtime,
             SimpleNamespace(
@@ -97,6 +98,7 @@ class Stand:
                     get=lambda target_id: SimpleNamespace(id=target_id), driver=lambda _: self._driver
                 ),
                 engine=LocalEngine(parts),
+                admission=admission(Settings()),
             ),
         )
 

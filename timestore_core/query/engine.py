@@ -1,10 +1,12 @@
-"""The local engine: runs a plan on this process's DuckDB and gives the answer's bytes."""
+"""The local engine: runs a plan on this process's DuckDB and gives the answer's rows, batch by batch."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -17,11 +19,14 @@ from timestore_core.engine.attached import Attachment
 from timestore_core.engine.instance import Engine, Instance, is_disk_full
 from timestore_core.engine.remote import is_remote
 from timestore_core.errors import InsufficientStorage, InvalidRequest, PartitionUnreadable, TimestoreError, TooLarge
+from timestore_core.model import TimeRange
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.format import PartitionFormat
 from timestore_core.query.plan import PlannedPartition, QueryPlan
-from timestore_core.query.sql import json_rows_sql, merge_sql, partial_sql, undivided_sql
-from timestore_core.query.watch import Watchdog
+from timestore_core.query.render_sql import Render
+from timestore_core.query.slices import histogram_sql, is_sliced, narrowed, slices
+from timestore_core.query.sql import merge_sql, partial_sql, undivided_sql, union_sql
+from timestore_core.query.watch import Watchdog, Watched
 from timestore_core.storage import Access
 
 log = structlog.get_logger(__name__)
@@ -37,21 +42,19 @@ _STREAMED_ERRORS: Mapping[str, type[duckdb.Error]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class JsonRows:
-    """The answer's rows as JSON objects with commas between them, and their number."""
-
-    objects: bytes
-    rows: int
-
-
 class QueryEngine(Protocol):
     """Runs plans. `formats` are the partition formats that it reads."""
 
     formats: frozenset[str]
 
-    def json_rows(self, plan: QueryPlan, access: Access, is_gone: Callable[[], bool] | None) -> JsonRows:
-        """The plan's answer. `access` is what the engine must be able to reach for the plan's files."""
+    def batches(
+        self, plan: QueryPlan, access: Access, render: Render, is_gone: Callable[[], bool] | None
+    ) -> Iterator[pa.RecordBatch]:
+        """The answer's rows in order, as `render` makes them, in batches and in bounded memory.
+
+        `access` is what the engine must be able to reach for the plan's files. Closing the iterator gives all of
+        it back. The plan's time limit holds for each of its statements, without the time that the caller takes.
+        """
 
     def check(self) -> None:
         """Run a real, tiny query; raises when the engine cannot."""
@@ -71,10 +74,22 @@ class EngineParts:
     formats: Mapping[str, PartitionFormat]
     aggregations: Mapping[str, Aggregation]
     max_attached: int
-    max_answer_bytes: int
 
 
 QueryEngineFactory = Callable[[EngineParts], QueryEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """Where the statements of one query run."""
+
+    instance: Instance
+    cursor: duckdb.DuckDBPyConnection
+    watched: Watched
+
+    def batches(self, sql: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+        """The statement's rows, read as they are wanted."""
+        yield from _streamed(self.cursor.execute(sql, dict(parameters)).to_arrow_reader(_BATCH_ROWS))
 
 
 class LocalEngine:
@@ -85,20 +100,23 @@ class LocalEngine:
         self._formats = parts.formats
         self._functions = parts.aggregations
         self._fragment_size = parts.max_attached
-        self._max_answer_bytes = parts.max_answer_bytes
         self._watchdog = Watchdog()
         self.formats = frozenset(parts.formats)
 
-    def json_rows(self, plan: QueryPlan, access: Access, is_gone: Callable[[], bool] | None) -> JsonRows:
+    def batches(
+        self, plan: QueryPlan, access: Access, render: Render, is_gone: Callable[[], bool] | None
+    ) -> Iterator[pa.RecordBatch]:
         if not plan.partitions and not plan.answers_nothing:
-            return JsonRows(b"", 0)
+            return
         try:
             with (
                 self._engine.lease(access) as instance,
                 instance.cursor() as cursor,
-                self._watchdog.watching(cursor, plan.timeout_ms, is_gone),
+                self._watchdog.watching(cursor, plan.timeout_ms, is_gone) as watched,
             ):
-                answer = self._run(instance, cursor, plan)
+                for batch in self._guarded(plan, self._run(_Statements(instance, cursor, watched), plan, render)):
+                    with watched.paused():
+                        yield batch
         except duckdb.OutOfMemoryException as error:
             raise TooLarge(
                 "the query needs more memory than TIMESTORE_QUERY_MEMORY_BYTES and TIMESTORE_QUERY_TEMP_BYTES "
@@ -116,13 +134,6 @@ class LocalEngine:
                 ) from error
             with self._engine.lease(access) as instance:
                 raise self._explained(instance, plan, error) from error
-        if plan.limit_is_guard and answer.rows >= plan.row_limit:
-            raise TooLarge(
-                f"the answer has more than {plan.row_limit - 1} rows (TIMESTORE_QUERY_MAX_ROWS); "
-                "ask with a limit, a shorter time range or larger buckets",
-                code="query_rows",
-            )
-        return answer
 
     def check(self) -> None:
         with self._engine.lease(()) as instance, instance.cursor() as cursor:
@@ -138,40 +149,68 @@ class LocalEngine:
     def close(self) -> None:
         self._engine.close()
 
-    def _run(self, instance: Instance, cursor: duckdb.DuckDBPyConnection, plan: QueryPlan) -> JsonRows:
+    @staticmethod
+    def _guarded(plan: QueryPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows = 0
+        for batch in batches:
+            rows += batch.num_rows
+            if plan.limit_is_guard and rows >= plan.row_limit:
+                raise TooLarge(
+                    f"the answer has more than {plan.row_limit - 1} rows (TIMESTORE_QUERY_MAX_ROWS); ask with a "
+                    "limit, a shorter time range or larger buckets, or for application/x-ndjson, which has no limit",
+                    code="query_rows",
+                )
+            yield batch
+
+    def _run(self, on: _Statements, plan: QueryPlan, render: Render) -> Iterator[pa.RecordBatch]:
+        if not is_sliced(plan):
+            yield from self._run_at_once(on, plan, render)
+            return
+        left = plan.row_limit
+        for part in slices(plan, partial(self._counted, on, plan)):
+            on.watched.restart()
+            for batch in self._run_at_once(on, replace(part, row_limit=left), render):
+                left -= batch.num_rows
+                yield batch
+            if left == 0:
+                return
+
+    def _counted(self, on: _Statements, plan: QueryPlan, range_: TimeRange, width_us: int) -> Mapping[int, int]:
+        """How many of the plan's rows are in each bin of this width, over the range."""
+        found = Counter[int]()
+        on.watched.restart()
+        whole = narrowed(plan, range_)
+        for fragment in self._fragments(whole):
+            with ExitStack() as pinned:
+                relations = self._attach(on.instance, fragment, pinned)
+                sql = histogram_sql(whole, union_sql(whole, fragment, relations), range_, width_us)
+                found.update(dict(on.cursor.execute(sql, _bounds(whole, fragment)).fetchall()))
+        return found
+
+    def _fragments(self, plan: QueryPlan) -> list[tuple[PlannedPartition, ...]]:
         size = self._fragment_size
-        fragments = [plan.partitions[at : at + size] for at in range(0, len(plan.partitions), size)] or [()]
+        return [plan.partitions[at : at + size] for at in range(0, len(plan.partitions), size)] or [()]
+
+    def _run_at_once(self, on: _Statements, plan: QueryPlan, render: Render) -> Iterator[pa.RecordBatch]:
+        fragments = self._fragments(plan)
         with ExitStack() as pinned:
             if len(fragments) == 1:
-                relations = self._attach(instance, fragments[0], pinned)
+                relations = self._attach(on.instance, fragments[0], pinned)
                 inner = undivided_sql(plan, fragments[0], relations, self._functions)
-                return self._fetch(cursor, json_rows_sql(plan.output, inner), _bounds(plan, fragments[0]))
+                yield from on.batches(render(plan.output, inner), _bounds(plan, fragments[0]))
+                return
         partials = []
         for number, fragment in enumerate(fragments):
             with ExitStack() as pinned:
-                relations = self._attach(instance, fragment, pinned)
+                relations = self._attach(on.instance, fragment, pinned)
                 sql = partial_sql(plan, fragment, relations, self._functions)
                 name = quote_identifier(f"partial-{number}")
-                cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", _bounds(plan, fragment))
+                on.cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", _bounds(plan, fragment))
                 partials.append(name)
         inner = merge_sql(plan, partials, self._functions)
-        return self._fetch(cursor, json_rows_sql(plan.output, inner), {})
-
-    def _fetch(self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, int]) -> JsonRows:
-        """The single text column's bytes, put together without a Python object for each row."""
-        reader = cursor.execute(sql, dict(parameters)).to_arrow_reader(_BATCH_ROWS)
-        pieces, rows, size_bytes = [], 0, 0
-        for batch in _streamed(reader):
-            pieces.append(_text_bytes(batch.column(0)))
-            rows += batch.num_rows
-            size_bytes += len(pieces[-1])
-            if size_bytes > self._max_answer_bytes:
-                raise TooLarge(
-                    f"the answer has more than {self._max_answer_bytes} bytes (TIMESTORE_QUERY_MAX_ANSWER_BYTES); "
-                    "ask for fewer columns, a limit, a shorter time range or larger buckets",
-                    code="query_bytes",
-                )
-        return JsonRows(b"".join(pieces)[:-1], rows)
+        yield from on.batches(render(plan.output, inner), {})
+        for name in partials:
+            on.cursor.execute(f"DROP TABLE {name}")
 
     def _attach(self, instance: Instance, partitions: Sequence[PlannedPartition], pinned: ExitStack) -> dict[str, str]:
         """Keep the files attached until `pinned` closes; the SQL of each one's rows by partition id."""
@@ -253,13 +292,3 @@ def _streamed(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     except (OSError, pa.ArrowException) as error:
         kind = next((kind for start, kind in _STREAMED_ERRORS.items() if str(error).startswith(start)), duckdb.Error)
         raise kind(str(error)) from error
-
-
-def _text_bytes(column: pa.StringArray) -> memoryview:
-    """The bytes of all its values, one after the other."""
-    if len(column) == 0:
-        return memoryview(b"")
-    _, offsets, data = column.buffers()
-    width = 8 if pa.types.is_large_string(column.type) else 4
-    ends = memoryview(offsets).cast("q" if width == 8 else "i")
-    return memoryview(data)[ends[column.offset] : ends[column.offset + len(column)]]

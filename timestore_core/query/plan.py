@@ -25,7 +25,10 @@ _SMALLEST, _LARGEST = 2.0**-900, 2.0**64
 
 @dataclass(frozen=True, slots=True)
 class PlannedPartition:
-    """One file to read. `within_range` says that all its rows are in the plan's time range."""
+    """One file to read. `within_range` says that all its rows are in the plan's time range.
+
+    `bounds` are the first and the last time in the file, where they are known.
+    """
 
     id: str
     target_id: str
@@ -37,6 +40,7 @@ class PlannedPartition:
     size_bytes: int
     rows: int
     within_range: bool
+    bounds: TimeRange | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
-import msgspec
+import pyarrow as pa
 import structlog
 
 from timestore_core import __version__
 from timestore_core.catalog.snapshots import Head
 from timestore_core.errors import InvalidRequest, PartitionUnreadable
-from timestore_core.model import Partition, TimeRange
+from timestore_core.model import ColumnStatistics, Partition, ResultField, TimeRange
 from timestore_core.partitions.located import Located, located
+from timestore_core.query.answer import Answer, Tally, begun
+from timestore_core.query.formats import JSON, AnswerForm, Shape
 from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve
 from timestore_core.query.pruning import select_partitions
 from timestore_core.query.request import QueryRequest
@@ -25,20 +26,16 @@ from timestore_core.runtime import Runtime
 log = structlog.get_logger(__name__)
 
 _DAY_US = 86_400_000_000
+# More rows than a stream can have: it has no limit of its own.
+_UNLIMITED = 2**62
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A JSON answer and what it took."""
+def entity_tag(head: Head, request: QueryRequest, variant: str = "") -> str:
+    """A strong tag: the same snapshot and the same question give the same bytes from this version of the service.
 
-    body: bytes
-    rows: int
-    partitions: int
-
-
-def entity_tag(head: Head, request: QueryRequest) -> str:
-    """A strong tag: the same snapshot and the same question give the same bytes from this version of the service."""
-    identity = f"{head.dataset.id}/{request.fingerprint}/{__version__}"
+    `variant` is what makes other bytes of the same answer: its form, its compression.
+    """
+    identity = f"{head.dataset.id}/{request.fingerprint}/{__version__}{variant and '/'}{variant}"
     digest = hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()
     return f'"{head.version}-{digest}"'
 
@@ -68,7 +65,9 @@ def planned(
             dataset_id=head.dataset.id,
             dataset_slug=head.dataset.slug,
             version=head.version,
-            partitions=tuple(_planned(partition, within, places) for partition, within in chosen),
+            partitions=tuple(
+                _planned(partition, within, places, request.timestamp_column) for partition, within in chosen
+            ),
             considered=len(partitions),
             time_range=asked.time_range,
             timestamp_column=request.timestamp_column,
@@ -120,7 +119,12 @@ def _zone(request: QueryRequest, partitions: Sequence[Partition]) -> Zone:
     return zone_over(bucket.timezone, wanted.start_us // _DAY_US * _DAY_US, -(-wanted.end_us // _DAY_US) * _DAY_US)
 
 
-def _planned(partition: Partition, within: bool, places: Located) -> PlannedPartition:
+def _bounds(known: ColumnStatistics | None) -> TimeRange | None:
+    low, high = (None, None) if known is None else (known.minimum, known.maximum)
+    return TimeRange(low, high) if isinstance(low, int) and isinstance(high, int) else None
+
+
+def _planned(partition: Partition, within: bool, places: Located, timestamp_column: str) -> PlannedPartition:
     return PlannedPartition(
         id=partition.id,
         target_id=partition.storage_target_id,
@@ -132,38 +136,76 @@ def _planned(partition: Partition, within: bool, places: Located) -> PlannedPart
         size_bytes=partition.file_size_bytes,
         rows=partition.row_count,
         within_range=within,
+        bounds=_bounds(partition.statistics.get(timestamp_column)),
     )
 
 
-def answer(runtime: Runtime, head: Head, request: QueryRequest, is_gone: Callable[[], bool] | None = None) -> Answer:
-    """The JSON answer to the request over the head's snapshot. `is_gone` says that nobody waits any more."""
+def open_answer(
+    runtime: Runtime,
+    head: Head,
+    request: QueryRequest,
+    form: AnswerForm = JSON,
+    is_gone: Callable[[], bool] | None = None,
+) -> Answer:
+    """The answer over the head's snapshot in this form, from its first byte on; whoever has it closes it.
+
+    `is_gone` says that nobody waits any more. Raises TooManyRequests where too many queries run.
+    """
     if not head.schema.fields:
-        return Answer(_body(b"", _asked_columns(request), request.mode), 0, 0)
+        shape = _shape(runtime, request, [ResultField(name, "string") for name in _asked_columns(request)])
+        return Answer(form.encode(iter(()), shape), Tally())
     try:
-        return _answer(runtime, head, request, is_gone, stream=True)
+        return _opened(runtime, head, request, form, is_gone, stream=True)
     except _ReadFailedError:
         # Cut short or mixed up on the way: whole files are held against their checksums before they are read.
-        return _answer(runtime, head, request, is_gone, stream=False)
+        return _opened(runtime, head, request, form, is_gone, stream=False)
 
 
-def _answer(
-    runtime: Runtime, head: Head, request: QueryRequest, is_gone: Callable[[], bool] | None, *, stream: bool
+def _opened(
+    runtime: Runtime,
+    head: Head,
+    request: QueryRequest,
+    form: AnswerForm,
+    is_gone: Callable[[], bool] | None,
+    *,
+    stream: bool,
 ) -> Answer:
-    with planned(runtime, head, request, stream=stream) as (plan, places):
-        started = time.perf_counter()
-        try:
-            result = runtime.engine.json_rows(plan, places.access, is_gone)
-        except PartitionUnreadable as error:
-            if not stream or not places.remote:
-                raise
-            for file in places.cached.values():
-                runtime.cache.distrust(file)
-            log.warning("query.read_again", dataset=head.dataset.slug, reason=error.message)
-            raise _ReadFailedError from error
-    elapsed_ms = (time.perf_counter() - started) * 1000
-    runtime.plugins.observe("timestore_queried", plan=plan, rows=result.rows, elapsed_ms=elapsed_ms)
-    body = _body(result.objects, [field.name for field in plan.output], request.mode)
-    return Answer(body, result.rows, len(plan.partitions))
+    with ExitStack() as held:
+        turn = held.enter_context(runtime.admission.admitted())
+        plan, places = held.enter_context(planned(runtime, head, request, stream=stream))
+        if form.delivery == "stream" and plan.limit_is_guard:
+            plan = replace(plan, row_limit=_UNLIMITED, limit_is_guard=False)
+        turn.begin()
+        tally = Tally(partitions=len(plan.partitions))
+
+        def ended(elapsed_ms: float) -> None:
+            runtime.plugins.observe("timestore_queried", plan=plan, rows=tally.rows, elapsed_ms=elapsed_ms)
+
+        rows = runtime.engine.batches(plan, places.access, form.render, is_gone)
+        batches = tally.counted(_read(runtime, head, places, rows, fetches_anew=stream))
+        held.callback(batches.close)
+        shape = _shape(runtime, request, plan.output)
+        return begun(form, batches, shape, tally, turn, held, ended)
+
+
+def _read(
+    runtime: Runtime, head: Head, places: Located, batches: Iterator[pa.RecordBatch], *, fetches_anew: bool
+) -> Iterator[pa.RecordBatch]:
+    """The batches. Raises _ReadFailedError where a file from a remote store is better fetched anew."""
+    try:
+        yield from batches
+    except PartitionUnreadable as error:
+        if not fetches_anew or not places.remote:
+            raise
+        for file in places.cached.values():
+            runtime.cache.distrust(file)
+        log.warning("query.read_again", dataset=head.dataset.slug, reason=error.message)
+        raise _ReadFailedError from error
+
+
+def _shape(runtime: Runtime, request: QueryRequest, fields: Sequence[ResultField]) -> Shape:
+    settings = runtime.settings
+    return Shape(fields, request.mode, settings.spill_dir / "answers", settings.query_max_answer_bytes)
 
 
 def _asked_columns(request: QueryRequest) -> list[str]:
@@ -172,8 +214,3 @@ def _asked_columns(request: QueryRequest) -> list[str]:
         return list(request.columns or [])
     time = [] if request.bucket is None else [request.timestamp_column]
     return [*time, *(request.group_by or ()), *(one.alias for one in request.aggregations)]
-
-
-def _body(objects: bytes, columns: list[str], mode: str) -> bytes:
-    tail = msgspec.json.encode({"columns": columns, "mode": mode})
-    return b'{"rows":[%b],%b' % (objects, tail[1:])

@@ -81,17 +81,18 @@ def merge_sql(plan: QueryPlan, partials: Sequence[str], functions: Functions) ->
     return _named_results(plan, f"SELECT {', '.join(results)} FROM ({grouped})")
 
 
-def json_rows_sql(output: Sequence[ResultField], inner: str) -> str:
-    """One JSON object and a comma a row: the bytes of the answer, made where the columns are."""
+def json_rows_sql(output: Sequence[ResultField], inner: str, end: str = ",") -> str:
+    """One JSON object and `end` a row: the bytes of the answer, made where the columns are."""
     members = ", ".join(
-        f"{quote_literal(field.name)}: {_json_value(field.type, quote_identifier(f'o{index}'))}"
+        f"{quote_literal(field.name)}: {json_value(field.type, quote_identifier(f'o{index}'))}"
         for index, field in enumerate(output)
     )
     renamed = ", ".join(quote_identifier(f"o{index}") for index in range(len(output)))
-    return f"SELECT to_json({{{members}}})::VARCHAR || ',' FROM ({inner}) AS answer({renamed})"
+    return f"SELECT to_json({{{members}}})::VARCHAR || {quote_literal(end)} FROM ({inner}) AS answer({renamed})"
 
 
-def _json_value(type_: ResultType, column: str) -> str:
+def json_value(type_: ResultType, column: str) -> str:
+    """The column as JSON has it: times as ISO-8601, NULL for what JSON cannot write."""
     if type_ == "timestamp":
         return (
             f"CASE WHEN epoch_us({column}) % 1000 = 0 THEN strftime({column}, '%Y-%m-%dT%H:%M:%S.%gZ') "

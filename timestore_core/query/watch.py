@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +17,27 @@ _INTERVAL_S = 0.025
 
 
 @dataclass(slots=True)
-class _Watched:
+class Watched:
+    """A cursor whose statements are watched, and until when."""
+
     cursor: duckdb.DuckDBPyConnection
+    timeout_s: float
     deadline: float
     is_gone: Callable[[], bool] | None
     verdict: str | None = None
+
+    def restart(self) -> None:
+        """The time limit holds anew from here on: the next statement begins."""
+        self.deadline = time.monotonic() + self.timeout_s
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time of the block does not count: what was found is handed out, as fast as somebody takes it."""
+        left, self.deadline = self.deadline - time.monotonic(), math.inf
+        try:
+            yield
+        finally:
+            self.deadline = time.monotonic() + left
 
 
 class Watchdog:
@@ -28,21 +45,21 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._watched: dict[int, _Watched] = {}
+        self._watched: dict[int, Watched] = {}
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def watching(
         self, cursor: duckdb.DuckDBPyConnection, timeout_ms: int, is_gone: Callable[[], bool] | None
-    ) -> Iterator[None]:
+    ) -> Iterator[Watched]:
         """Interrupt what the cursor runs in this block once the time is over or the client has gone.
 
         Raises QueryTimeout or QueryCancelled in place of the engine's own interruption.
         """
-        entry = _Watched(cursor, time.monotonic() + timeout_ms / 1000, is_gone)
+        entry = Watched(cursor, timeout_ms / 1000, time.monotonic() + timeout_ms / 1000, is_gone)
         self._add(entry)
         try:
-            yield
+            yield entry
         except duckdb.InterruptException as error:
             if entry.verdict == "gone":
                 raise QueryCancelled("the client went away") from error
@@ -54,7 +71,7 @@ class Watchdog:
             with self._condition:
                 self._watched.pop(id(entry), None)
 
-    def _add(self, entry: _Watched) -> None:
+    def _add(self, entry: Watched) -> None:
         with self._condition:
             self._watched[id(entry)] = entry
             if self._thread is None:

@@ -1,0 +1,354 @@
+"""How answers leave: their forms, their compression, and streams that are whole, in order, or broken."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+from tests.service import ALL_TIME, Service, wait_until
+from timestore_core.query.formats import FORMS, NDJSON
+
+MANY = 400_000
+HEADER_BYTES = 12_288
+BASE_US = 1_704_067_200_000_000
+FIELDS = [
+    {"name": "timestamp", "type": "timestamp"},
+    {"name": "host", "type": "string"},
+    {"name": "load", "type": "double"},
+    {"name": "n", "type": "integer"},
+    {"name": "up", "type": "boolean"},
+]
+ARROW_TYPES = [pa.timestamp("us", "UTC"), pa.string(), pa.float64(), pa.int64(), pa.bool_()]
+ODD: list[dict[str, Any]] = [
+    {"timestamp": "2024-01-01T00:00:00.000Z", "host": 'a "b", c', "load": 1.5, "n": 2**63 - 1, "up": True},
+    {"timestamp": "2024-01-01T00:00:00.000001Z", "host": "two\nlines", "load": -0.0, "n": -(2**63), "up": False},
+    {"timestamp": "2024-01-01T00:00:01.000Z", "host": "", "load": 1e300, "n": 0, "up": None},
+    {"timestamp": "2024-01-01T00:00:02.000Z", "host": None, "load": None, "n": None, "up": None},
+    {"timestamp": "2024-01-01T00:00:03.000Z", "host": "ünïcödé ☃", "load": 0.1, "n": 7, "up": True},
+]
+
+
+def publish(service: Service, slug: str, rows: list[dict[str, Any]], key: str = "") -> None:
+    body = {
+        "schema": {"fields": FIELDS},
+        "partition": {
+            "key": {"window": "w"},
+            "timeRange": {"start": "2024-01-01T00:00:00Z", "end": "2024-12-31T00:00:00Z"},
+        },
+        "rows": rows,
+        **({"idempotencyKey": key} if key else {}),
+    }
+    answer = service.client.post(
+        f"/datasets/{slug}/ingest", content=msgspec.json.encode(body), headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 201, answer.text
+
+
+def many_rows(begin: int, end: int) -> list[dict[str, Any]]:
+    """A row a number; a quarter of all at one and the same moment, the others a second apart."""
+    found = []
+    for number in range(begin, end):
+        second = 0 if number % 4 == 0 else number
+        stamp = f"2024-01-{1 + second // 86_400:02}T{second // 3600 % 24:02}:{second // 60 % 60:02}:{second % 60:02}Z"
+        found.append({"timestamp": stamp, "host": f"host-{number % 10}", "load": number / 8, "n": number, "up": None})
+    return found
+
+
+@pytest.fixture(scope="module")
+def filled(service: Service) -> Service:
+    publish(service, "odd", ODD)
+    for begin in range(0, MANY, MANY // 4):
+        publish(service, "many", many_rows(begin, begin + MANY // 4))
+    return service
+
+
+def ask(service: Service, slug: str, accept: str, **question: Any) -> httpx.Response:
+    return service.client.post(
+        f"/datasets/{slug}/query",
+        json={"timeRange": ALL_TIME, **question},
+        headers={"accept": accept, "accept-encoding": "identity"},
+    )
+
+
+def test_every_form_has_the_same_rows(filled: Service) -> None:
+    asked = {form.name: ask(filled, "odd", form.media_type) for form in FORMS}
+    rows = asked["json"].json()["rows"]
+
+    assert [answer.status_code for answer in asked.values()] == [200] * 5
+    assert [{**row, "load": row["load"] and abs(row["load"])} for row in rows] == [
+        {**row, "load": row["load"] and abs(row["load"])} for row in ODD
+    ]
+    assert [json.loads(line) for line in asked["ndjson"].text.splitlines()] == rows
+    assert b"".join(line + b"," for line in asked["ndjson"].content.split(b"\n")[:-1])[:-1] in asked["json"].content
+    read = list(csv.reader(io.StringIO(asked["csv"].text, newline="")))
+    assert read[0] == [field["name"] for field in FIELDS]
+    assert [line[:2] for line in read[1:]] == [[row["timestamp"], row["host"] or ""] for row in rows]
+    assert [line[3:] for line in read[1:]] == [[text_of(row["n"]), text_of(row["up"])] for row in rows]
+    assert [line[2] and float(line[2]) for line in read[1:]] == [
+        row["load"] if row["load"] is not None else "" for row in rows
+    ]
+    arrow = pa.ipc.open_stream(asked["arrow"].content).read_all()
+    parquet = pq.read_table(io.BytesIO(asked["parquet"].content))
+    assert arrow.schema.types == ARROW_TYPES
+    assert arrow.to_pylist() == parquet.to_pylist()
+    assert [{**row, "timestamp": None} for row in arrow.to_pylist()] == [{**row, "timestamp": None} for row in rows]
+    assert arrow["timestamp"].cast(pa.int64()).to_pylist() == [
+        BASE_US + at for at in (0, 1, 1_000_000, 2_000_000, 3_000_000)
+    ]
+
+
+def text_of(value: Any) -> str:
+    return "" if value is None else str(value).lower()
+
+
+def test_an_empty_text_is_not_null_in_csv(filled: Service) -> None:
+    lines = ask(filled, "odd", "text/csv", columns=["host"]).text.split("\n")
+
+    assert lines[0] == "host"
+    assert ask(filled, "odd", "text/csv", columns=["n", "host"]).text.split("\n")[-3:] == [",", "7,ünïcödé ☃", ""]
+    assert "" not in lines[:-1]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=[form.name for form in FORMS])
+def test_buckets_and_nothing_at_all_come_in_every_form(filled: Service, form: Any) -> None:
+    buckets = {
+        "downsample": {"intervalUnit": "second", "aggregations": [{"fn": "sum", "column": "n"}, {"fn": "count"}]}
+    }
+    nothing = {"timeRange": {"start": "1999-01-01T00:00:00Z", "end": "1999-01-02T00:00:00Z"}}
+    filled.client.post("/admin/datasets", json={"slug": "bare"})
+
+    assert len(rows_of(ask(filled, "odd", form.media_type, **buckets))) == 4
+    assert rows_of(ask(filled, "odd", form.media_type, **nothing)) == []
+    assert rows_of(ask(filled, "bare", form.media_type)) == []
+    assert rows_of(ask(filled, "bare", form.media_type, columns=["a", "b"])) == []
+
+
+def rows_of(answer: httpx.Response) -> list[Any]:
+    """The answer's rows, whatever its form."""
+    assert answer.status_code == 200, answer.text
+    match answer.headers["content-type"].partition(";")[0]:
+        case "application/json":
+            return list(answer.json()["rows"])
+        case "application/x-ndjson":
+            return [json.loads(line) for line in answer.text.splitlines()]
+        case "text/csv":
+            return list(csv.reader(io.StringIO(answer.text)))[1:]
+        case "application/vnd.apache.arrow.stream":
+            return list(pa.ipc.open_stream(answer.content).read_all().to_pylist())
+        case _:
+            return list(pq.read_table(io.BytesIO(answer.content)).to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("accept", "found"),
+    [
+        ("*/*", "application/json"),
+        ("", "application/json"),
+        ("application/*", "application/json"),
+        ("text/*", "text/csv"),
+        ("application/x-ndjson;q=0.5, text/csv;q=0.7", "text/csv"),
+        ("application/ndjson", "application/x-ndjson"),
+        ("application/json;q=0.1, */*", "application/x-ndjson"),
+        ("application/json;q=0, application/*;q=0.2", "application/x-ndjson"),
+        ("text/html, application/xhtml+xml, */*;q=0.8", "application/json"),
+        ("APPLICATION/VND.APACHE.PARQUET", "application/vnd.apache.parquet"),
+        (";;q=x, ,/", "application/json"),
+    ],
+)
+def test_the_client_s_weights_choose_the_form(filled: Service, accept: str, found: str) -> None:
+    answer = ask(filled, "odd", accept)
+
+    assert answer.headers["content-type"].partition(";")[0] == found
+    assert answer.headers["vary"] == "Accept, Accept-Encoding"
+    assert answer.headers["x-timestore-version"] == "1"
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "image/*, */*;q=0"])
+def test_what_cannot_be_sent_is_406_with_the_list(filled: Service, accept: str) -> None:
+    answer = ask(filled, "odd", accept)
+
+    assert answer.status_code == 406
+    assert answer.json()["details"]["mediaTypes"] == [form.media_type for form in FORMS]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=[form.name for form in FORMS])
+def test_each_form_has_a_tag_of_its_own_and_is_not_sent_twice(filled: Service, form: Any) -> None:
+    tag = ask(filled, "odd", form.media_type).headers["etag"]
+    headers = {"accept": form.media_type, "accept-encoding": "identity", "if-none-match": tag}
+
+    again = filled.client.post("/datasets/odd/query", json={"timeRange": ALL_TIME}, headers=headers)
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    others = {ask(filled, "odd", other.media_type).headers["etag"] for other in FORMS}
+    assert len(others) == len(FORMS)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=[form.name for form in FORMS])
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_large_answers_are_compressed_when_asked(filled: Service, form: Any, coding: str) -> None:
+    question = {"timeRange": ALL_TIME, "limit": 5_000}
+    headers = {"accept": form.media_type, "accept-encoding": coding}
+    plain = ask(filled, "many", form.media_type, limit=5_000)
+
+    with filled.client.stream("POST", "/datasets/many/query", json=question, headers=headers) as answer:
+        raw = b"".join(answer.iter_raw())
+    if form.name == "parquet":
+        assert "content-encoding" not in answer.headers
+        return
+    assert answer.headers["content-encoding"] == coding
+    assert len(raw) < len(plain.content) / 2
+    assert inflated(raw, coding) == plain.content
+    assert answer.headers["etag"] != plain.headers["etag"]
+
+
+def inflated(raw: bytes, coding: str) -> bytes:
+    return gzip.decompress(raw) if coding == "gzip" else bytes(zstd.decompress(raw))
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("gzip;q=1.0, zstd;q=0.5", "gzip"),
+        ("*", "zstd"),
+        ("br", None),
+        ("gzip;q=0", None),
+        ("identity, gzip;q=0.5", None),
+        ("identity;q=0", None),
+    ],
+)
+def test_the_client_s_weights_choose_the_compression(filled: Service, accepted: str, coding: str | None) -> None:
+    headers = {"accept-encoding": accepted}
+    question = {"timeRange": ALL_TIME, "limit": 100}
+
+    answer = filled.client.post("/datasets/many/query", json=question, headers=headers)
+    assert answer.headers.get("content-encoding") == coding
+    small = filled.client.post("/datasets/odd/query", json={"timeRange": ALL_TIME, "limit": 1}, headers=headers)
+    assert "content-encoding" not in small.headers
+
+
+@pytest.mark.parametrize("name", ["ndjson", "csv", "arrow", "parquet", "json"])
+def test_an_answer_in_many_slices_is_whole_and_in_order(filled: Service, name: str) -> None:
+    form = next(form for form in FORMS if form.name == name)
+    answer = ask(filled, "many", form.media_type, columns=["timestamp", "n"])
+    if name == "csv":
+        found = [(line.split(",")[0], int(line.split(",")[1])) for line in answer.text.splitlines()[1:]]
+    else:
+        found = [(str(row["timestamp"]), row["n"]) for row in rows_of(answer)]
+
+    assert len(found) == MANY
+    assert sorted(found) == found
+    assert sorted(number for _, number in found) == list(range(MANY))
+    assert ("transfer-encoding" in answer.headers) == (name != "json")
+
+
+def test_a_limit_ends_a_stream_where_it_ends_json(filled: Service) -> None:
+    begin = {"start": "2024-01-01T00:00:01Z", "end": "2025-01-01T00:00:00Z"}
+
+    streamed = rows_of(ask(filled, "many", "application/x-ndjson", timeRange=begin, limit=9_999))
+    assert streamed == rows_of(ask(filled, "many", "application/json", timeRange=begin, limit=9_999))
+    assert len(streamed) == 9_999
+
+
+def test_an_error_before_the_first_byte_is_a_status(filled: Service) -> None:
+    answer = ask(filled, "odd", "application/x-ndjson", columns=["nope"])
+
+    assert answer.status_code == 400
+    assert "nope" in answer.json()["message"]
+
+
+def test_limits_of_size_hold_for_what_is_built_whole_and_not_for_streams(make_service: Callable[..., Service]) -> None:
+    tight = make_service(TIMESTORE_QUERY_MAX_ROWS="3", TIMESTORE_QUERY_MAX_ANSWER_BYTES="200").start()
+    publish(tight, "odd", ODD)
+
+    statuses = {form.name: ask(tight, "odd", form.media_type).status_code for form in FORMS}
+    assert statuses == {"json": 413, "parquet": 413, "ndjson": 200, "csv": 200, "arrow": 200}
+    two = ask(tight, "odd", "application/vnd.apache.parquet", limit=2)
+    assert two.status_code == 413
+    assert "TIMESTORE_QUERY_MAX_ANSWER_BYTES" in two.json()["message"]
+    tight.stop()
+
+
+def raw_request(
+    service: Service, version: str, slug: str, accept: str = NDJSON.media_type, **question: Any
+) -> socket.socket:
+    body = json.dumps({"timeRange": ALL_TIME, **question}).encode()
+    head = (
+        f"POST /datasets/{slug}/query HTTP/{version}\r\nHost: x\r\nAccept: {accept}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_a_client_of_http_1_0_gets_a_stream_without_chunks(filled: Service) -> None:
+    with raw_request(filled, "1.0", "many") as connection, connection.makefile("rb") as file:
+        head, _, body = file.read().partition(b"\r\n\r\n")
+
+    assert b"chunked" not in head.lower()
+    assert body.count(b"\n") == MANY
+    assert json.loads(body.splitlines()[-1])["n"] == MANY - 1
+
+
+def test_a_client_that_goes_away_or_takes_nothing_is_left(make_service: Callable[..., Service]) -> None:
+    service = make_service(
+        TIMESTORE_HTTP_IDLE_TIMEOUT_MS="500", TIMESTORE_QUERY_CONCURRENCY="1", TIMESTORE_QUERY_QUEUE="0"
+    ).start()
+    for begin in range(0, MANY, MANY // 4):
+        publish(service, "many", many_rows(begin, begin + MANY // 4))
+
+    with raw_request(service, "1.1", "many") as leaving:
+        leaving.recv(1)
+    wait_until(lambda: service.log.read_text().count('"outcome": "left"') == 1, "the stream to end")
+    stalled = raw_request(service, "1.1", "many")
+    wait_until(lambda: service.log.read_text().count('"outcome": "left"') == 2, "the stream to end")
+    stalled.close()
+    # What they held is free again.
+    assert ask(service, "many", NDJSON.media_type, limit=1).status_code == 200
+    service.stop()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_stream_that_fails_half_way_is_broken_and_not_ended(filled: Service, version: str) -> None:
+    june = [{**row, "timestamp": row["timestamp"].replace("-01-", "-06-", 1)} for row in many_rows(1, 20_000)]
+    publish(filled, "many", june, key="june")
+    root = Path(filled.environment["TIMESTORE_STORAGE_ROOT"])
+    newest = max(
+        (path for path in root.rglob("*.duckdb") if "many" in str(path)), key=lambda path: path.stat().st_mtime
+    )
+    whole = newest.read_bytes()
+
+    received = bytearray()
+    with raw_request(filled, version, "many") as connection, suppress(ConnectionResetError):
+        received += connection.recv(1)
+        # The stream waits for its reader, and has not come to June yet.
+        with newest.open("r+b") as file:
+            file.seek(HEADER_BYTES)
+            file.write(bytes(len(whole) - HEADER_BYTES))
+        while piece := connection.recv(1 << 20):
+            received += piece
+        assert version == "1.1", "without chunks only a reset tells that it is not whole"
+    newest.write_bytes(whole)
+    assert received.startswith(f"HTTP/{version} 200".encode())
+    assert len(received) > 20_000_000
+    assert not received.endswith(b"0\r\n\r\n")
+    wait_until(lambda: "answer.broken" in filled.log.read_text(), "the log to say so")

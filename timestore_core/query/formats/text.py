@@ -1,0 +1,65 @@
+"""JSON, NDJSON and CSV: the engine makes the text, here it only gets its beginning and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pyarrow as pa
+
+from timestore_core.query.formats.form import AnswerForm, Shape
+from timestore_core.query.render_sql import csv_sql, ndjson_sql
+from timestore_core.query.sql import json_rows_sql
+
+
+def text_bytes(column: pa.StringArray) -> memoryview:
+    """The bytes of all its values, one after the other."""
+    if len(column) == 0:
+        return memoryview(b"")
+    _, offsets, data = column.buffers()
+    width = 8 if pa.types.is_large_string(column.type) else 4
+    ends = memoryview(offsets).cast("q" if width == 8 else "i")
+    return memoryview(data)[ends[column.offset] : ends[column.offset + len(column)]]
+
+
+def _json(batches: Iterator[pa.RecordBatch], shape: Shape) -> Iterator[bytes]:
+    # Every row ends in a comma; the last one's goes.
+    piece = b""
+    yield b'{"rows":['
+    for batch in batches:
+        if piece:
+            yield piece
+        piece = bytes(text_bytes(batch.column(0)))
+    columns = [field.name for field in shape.fields]
+    tail = msgspec.json.encode({"columns": columns, "mode": shape.mode})
+    yield piece[:-1]
+    yield b"]," + tail[1:]
+
+
+def _ndjson(batches: Iterator[pa.RecordBatch], shape: Shape) -> Iterator[bytes]:  # noqa: ARG001
+    for batch in batches:
+        yield bytes(text_bytes(batch.column(0)))
+
+
+def _csv(batches: Iterator[pa.RecordBatch], shape: Shape) -> Iterator[bytes]:
+    if shape.fields:
+        yield (",".join(_quoted(field.name) for field in shape.fields) + "\n").encode()
+    yield from _ndjson(batches, shape)
+
+
+def _quoted(name: str) -> str:
+    special = any(character in name for character in '",\r\n')
+    return '"' + name.replace('"', '""') + '"' if special else name
+
+
+JSON = AnswerForm("json", "application/json", "application/json; charset=utf-8", json_rows_sql, _json, "memory")
+NDJSON = AnswerForm(
+    "ndjson",
+    "application/x-ndjson",
+    "application/x-ndjson",
+    ndjson_sql,
+    _ndjson,
+    "stream",
+    other_names=("application/ndjson", "application/jsonl"),
+)
+CSV = AnswerForm("csv", "text/csv", "text/csv; charset=utf-8; header=present", csv_sql, _csv, "stream")
