@@ -35,7 +35,8 @@ class StaleFileError(Exception):
 class Attempt:
     """A written file that wants to become part of its dataset: one batch, or several that were put together.
 
-    It is published before `publish_before_s` (of `times.running_s`) or not at all.
+    It is published before `publish_before_s` (of `times.running_s`) or not at all. `content` are the bytes of a
+    partition that stands in the catalog itself; `write_format` is that of the dataset where this attempt makes it.
     """
 
     partition_id: str
@@ -56,6 +57,8 @@ class Attempt:
     claims: tuple[Claim, ...]
     actor_id: str | None
     publish_before_s: float
+    content: bytes | None = None
+    write_format: str = "duckdb"
 
 
 @dataclass(frozen=True, slots=True)

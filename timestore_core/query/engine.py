@@ -14,11 +14,14 @@ import structlog
 
 from timestore_core.aggregations import Aggregation
 from timestore_core.engine.attached import Attachment
+from timestore_core.engine.inline_tables import InlineRows, Load, Loaded
 from timestore_core.engine.instance import Engine, Instance, is_disk_full
 from timestore_core.engine.remote import is_remote
 from timestore_core.errors import InsufficientStorage, InvalidRequest, PartitionUnreadable, TimestoreError, TooLarge
+from timestore_core.model import Schema
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.format import PartitionFormat
+from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.query.plan import PlannedPartition, QueryPlan
 from timestore_core.query.sql import json_rows_sql, merge_sql, partial_sql, undivided_sql
 from timestore_core.query.watch import Watchdog
@@ -63,15 +66,21 @@ class QueryEngine(Protocol):
         """Give everything back."""
 
 
+def _no_inline(schema: Schema, partition_ids: Sequence[str]) -> Iterable[Loaded]:
+    """For engines that are made without a catalog."""
+    raise PartitionUnreadable(f"there is no catalog to read {len(partition_ids)} partitions from ({schema.names})")
+
+
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """What an engine is made from."""
+    """What an engine is made from. `load_inline` gives the rows of partitions that are no files."""
 
     engine: Engine
     formats: Mapping[str, PartitionFormat]
     aggregations: Mapping[str, Aggregation]
     max_attached: int
     max_answer_bytes: int
+    load_inline: Load = _no_inline
 
 
 QueryEngineFactory = Callable[[EngineParts], QueryEngine]
@@ -87,7 +96,8 @@ class LocalEngine:
         self._fragment_size = parts.max_attached
         self._max_answer_bytes = parts.max_answer_bytes
         self._watchdog = Watchdog()
-        self.formats = frozenset(parts.formats)
+        self._load_inline = parts.load_inline
+        self.formats = frozenset({*parts.formats, INLINE})
 
     def json_rows(self, plan: QueryPlan, access: Access, is_gone: Callable[[], bool] | None) -> JsonRows:
         if not plan.partitions:
@@ -131,9 +141,11 @@ class LocalEngine:
             raise RuntimeError("the query engine does not answer")
 
     def forget(self, locations: Iterable[str]) -> None:
+        given = list(locations)
         with self._engine.lease(()) as instance:
-            for location in locations:
+            for location in given:
                 instance.attached.forget(location)
+            instance.inline.forget([one.removeprefix(f"{INLINE}:") for one in given if one.startswith(f"{INLINE}:")])
 
     def close(self) -> None:
         self._engine.close()
@@ -143,13 +155,13 @@ class LocalEngine:
         fragments = [plan.partitions[at : at + size] for at in range(0, len(plan.partitions), size)]
         with ExitStack() as pinned:
             if len(fragments) == 1:
-                relations = self._attach(instance, fragments[0], pinned)
+                relations = self._attach(instance, plan, fragments[0], pinned)
                 inner = undivided_sql(plan, fragments[0], relations, self._functions)
                 return self._fetch(cursor, json_rows_sql(plan.output, inner), _bounds(plan, fragments[0]))
         partials = []
         for number, fragment in enumerate(fragments):
             with ExitStack() as pinned:
-                relations = self._attach(instance, fragment, pinned)
+                relations = self._attach(instance, plan, fragment, pinned)
                 sql = partial_sql(plan, fragment, relations, self._functions)
                 name = quote_identifier(f"partial-{number}")
                 cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", _bounds(plan, fragment))
@@ -173,11 +185,17 @@ class LocalEngine:
                 )
         return JsonRows(b"".join(pieces)[:-1], rows)
 
-    def _attach(self, instance: Instance, partitions: Sequence[PlannedPartition], pinned: ExitStack) -> dict[str, str]:
+    def _attach(
+        self, instance: Instance, plan: QueryPlan, partitions: Sequence[PlannedPartition], pinned: ExitStack
+    ) -> dict[str, str]:
         """Keep the files attached until `pinned` closes; the SQL of each one's rows by partition id."""
         relations, attachments = {}, []
         by_alias = {}
         for partition in partitions:
+            if partition.format == INLINE:
+                rows = InlineRows(plan.dataset_id, partition.schema, partition.members)
+                relations[partition.id] = pinned.enter_context(instance.inline.held(rows, self._load_inline))
+                continue
             format_ = self._formats[partition.format]
             # A file has one alias whichever partition names it: DuckDB attaches no file twice.
             alias = partition.location
@@ -203,7 +221,7 @@ class LocalEngine:
         for partition in plan.partitions:
             try:
                 with ExitStack() as pinned, instance.cursor() as cursor:
-                    relation = self._attach(instance, [partition], pinned)[partition.id]
+                    relation = self._attach(instance, plan, [partition], pinned)[partition.id]
                     # A hash of every value: a minimum would be answered from the file's own statistics.
                     columns = ", ".join(f"bit_xor(hash({quote_identifier(name)}))" for name in partition.schema.names)
                     cursor.execute(f"SELECT {columns} FROM {relation}").fetchone()

@@ -20,7 +20,11 @@ _SMALLEST, _LARGEST = 2.0**-900, 2.0**64
 
 @dataclass(frozen=True, slots=True)
 class PlannedPartition:
-    """One file to read. `within_range` says that all its rows are in the plan's time range."""
+    """One file to read. `within_range` says that all its rows are in the plan's time range.
+
+    `members` are the ids of the partitions that stand together in one relation (see `partitions.inline`), where this
+    is no file: one of them, or many.
+    """
 
     id: str
     target_id: str
@@ -32,6 +36,7 @@ class PlannedPartition:
     size_bytes: int
     rows: int
     within_range: bool
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ import structlog
 from timestore_core import __version__
 from timestore_core.catalog.snapshots import Head
 from timestore_core.errors import InvalidRequest, PartitionUnreadable
-from timestore_core.model import Field, Partition
+from timestore_core.model import Field, Partition, Schema
+from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.located import Located, located
 from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve_columns, select_partitions
 from timestore_core.query.request import QueryRequest
@@ -58,12 +60,16 @@ def planned(
     unread = {partition.file_format for partition, _ in chosen} - runtime.engine.formats
     if unread:
         raise InvalidRequest(f"the query engine reads no partitions of format {', '.join(sorted(unread))}")
-    with located(runtime, [partition for partition, _ in chosen], stream=stream) as places:
+    files = [(partition, within) for partition, within in chosen if partition.file_format != INLINE]
+    with located(runtime, [partition for partition, _ in files], stream=stream) as places:
         plan = QueryPlan(
             dataset_id=head.dataset.id,
             dataset_slug=head.dataset.slug,
             version=head.version,
-            partitions=tuple(_planned(partition, within, places) for partition, within in chosen),
+            partitions=(
+                *(_planned(partition, within, places) for partition, within in files),
+                *joined(head.dataset.id, [one for one in chosen if one[0].file_format == INLINE]),
+            ),
             considered=len(partitions),
             time_range=request.time_range,
             timestamp_column=request.timestamp_column,
@@ -77,6 +83,28 @@ def planned(
             scales=column_scales(request.aggregations, columns, functions, partitions),
         )
         yield plan, places
+
+
+def joined(dataset_id: str, chosen: Sequence[tuple[Partition, bool]]) -> Iterator[PlannedPartition]:
+    """Inline partitions as the relations in which they stand together: one for each set of columns."""
+    by_schema = defaultdict[Schema, list[tuple[Partition, bool]]](list)
+    for partition, within in chosen:
+        by_schema[partition.schema].append((partition, within))
+    for schema, members in by_schema.items():
+        first = members[0][0]
+        yield PlannedPartition(
+            id=f"{INLINE}-{schema.checksum}",
+            target_id=first.storage_target_id,
+            location=f"{INLINE}:{dataset_id}",
+            file_path=first.file_path,
+            format=INLINE,
+            table_name=first.table_name,
+            schema=schema,
+            size_bytes=sum(partition.file_size_bytes for partition, _ in members),
+            rows=sum(partition.row_count for partition, _ in members),
+            within_range=all(within for _, within in members),
+            members=tuple(partition.id for partition, _ in members),
+        )
 
 
 def _planned(partition: Partition, within: bool, places: Located) -> PlannedPartition:
@@ -124,7 +152,7 @@ def _answer(
     runtime.plugins.observe("timestore_queried", plan=plan, rows=result.rows, elapsed_ms=elapsed_ms)
     mode = "raw" if request.bucket is None else "downsampled"
     body = _body(result.objects, [field.name for field in plan.output], mode)
-    return Answer(body, result.rows, len(plan.partitions))
+    return Answer(body, result.rows, sum(len(one.members) or 1 for one in plan.partitions))
 
 
 def _asked_columns(request: QueryRequest) -> list[str]:
