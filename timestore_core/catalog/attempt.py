@@ -36,7 +36,8 @@ class Attempt:
     """A written file that wants to become part of its dataset: one batch, or several that were put together.
 
     It is published before `publish_before_s` (of `times.running_s`) or not at all. `content` are the bytes of a
-    partition that stands in the catalog itself; `write_format` is that of the dataset where this attempt makes it.
+    partition that stands in the catalog itself. `dataset_is_new` where there was none of the slug a moment ago;
+    `write_format` is that of the dataset where this attempt makes it.
     """
 
     partition_id: str
@@ -58,6 +59,7 @@ class Attempt:
     actor_id: str | None
     publish_before_s: float
     content: bytes | None = None
+    dataset_is_new: bool = False
     write_format: str = "duckdb"
 
 

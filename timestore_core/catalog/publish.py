@@ -71,7 +71,8 @@ def publish(database: Database, attempt: Attempt) -> Published:
         with trial:
             try:
                 with translated(), database.connection() as connection:
-                    published = publish_at_once(connection, attempt) if trial.num == 1 else None
+                    is_common = trial.num == 1 and not attempt.dataset_is_new
+                    published = publish_at_once(connection, attempt) if is_common else None
                     if published is not None:
                         return published
                     with connection.transaction():

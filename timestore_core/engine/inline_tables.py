@@ -61,6 +61,8 @@ class _Table:
     pins: int = 0
     dropped: bool = False
     loading: threading.Lock = field(default_factory=threading.Lock)
+    asked: Sequence[str] = ()
+    answered: str = ""
 
 
 class InlineTables:
@@ -84,15 +86,21 @@ class InlineTables:
         """
         table = self._take((wanted.dataset_id, wanted.schema))
         try:
-            with table.loading:
+            yield self._relation(table, wanted, load)
+        finally:
+            self._release(table)
+
+    def _relation(self, table: _Table, wanted: InlineRows, load: Load) -> str:
+        with table.loading:
+            # The same question again comes with the very same ids.
+            if table.asked is not wanted.partition_ids:
                 missing = [one for one in wanted.partition_ids if one not in table.numbers]
                 if missing:
                     self._append(table, sorted(load(wanted.schema, missing), key=lambda one: one.version))
+                # Always with its numbers: others may add rows before this query runs.
                 numbers = sorted(table.numbers[one] for one in wanted.partition_ids)
-            # Always with its numbers: others may add rows before this query runs.
-            yield _relation(table.name, numbers)
-        finally:
-            self._release(table)
+                table.asked, table.answered = wanted.partition_ids, _relation(table.name, numbers)
+            return table.answered
 
     def forget(self, partition_ids: Iterable[str]) -> None:
         """These left their snapshots: a table that is mostly made of such is dropped when no query reads it."""
@@ -104,6 +112,7 @@ class InlineTables:
                 for one in gone:
                     if table.numbers.pop(one, None) is not None:
                         table.stale_rows += table.row_counts.pop(one)
+                table.asked = ()
                 mostly_stale = table.stale_rows > sum(table.row_counts.values())
             if mostly_stale:
                 with self._lock:

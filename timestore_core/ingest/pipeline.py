@@ -103,12 +103,12 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
     if dataset is not None:
         catalog.require_active(dataset)
     if content is not None:
-        published = _publish(runtime, work, _inline(runtime, work, target, content), content)
+        published = _publish(runtime, work, _inline(runtime, work, target, content), dataset, content)
     else:
         try:
-            published = _publish(runtime, work, _store(runtime, work, target, dataset))
+            published = _publish(runtime, work, _store(runtime, work, target, dataset), dataset)
         except StaleFileError:
-            published = _publish(runtime, work, _store(runtime, work, target, dataset))
+            published = _publish(runtime, work, _store(runtime, work, target, dataset), dataset)
     if not published.replayed:
         runtime.plugins.observe("timestore_published", dataset=published.dataset, manifest=published.manifest)
     return Ingested(published, _target_of(runtime, published, target), work.rows.num_rows)
@@ -171,7 +171,9 @@ def _write_format(work: Work, dataset: Dataset | None) -> str:
     return dataset.write_format if dataset is not None else work.write_format
 
 
-def _publish(runtime: Runtime, work: Work, stored: StoredPartition, content: bytes | None = None) -> Published:
+def _publish(
+    runtime: Runtime, work: Work, stored: StoredPartition, dataset: Dataset | None, content: bytes | None = None
+) -> Published:
     envelope = work.envelope
     attempt = Attempt(
         partition_id=stored.partition_id,
@@ -193,6 +195,7 @@ def _publish(runtime: Runtime, work: Work, stored: StoredPartition, content: byt
         actor_id=work.actor.id,
         publish_before_s=stored.publish_before_s,
         content=content,
+        dataset_is_new=dataset is None,
         write_format=work.write_format,
     )
     try:

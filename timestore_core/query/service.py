@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from timestore_core import __version__
+from timestore_core.catalog.joined import members_of
 from timestore_core.catalog.snapshots import Head
 from timestore_core.errors import InvalidRequest, PartitionUnreadable
 from timestore_core.model import Field, Partition, Schema
@@ -55,7 +56,7 @@ def planned(
     """
     functions, settings = runtime.plugins.aggregations, runtime.settings
     columns, output = resolve_columns(request, head.schema, functions)
-    partitions = runtime.snapshots.partitions(head)
+    partitions = runtime.snapshots.joined(head)
     chosen = select_partitions(partitions, request)
     unread = {partition.file_format for partition, _ in chosen} - runtime.engine.formats
     if unread:
@@ -70,7 +71,7 @@ def planned(
                 *(_planned(partition, within, places) for partition, within in files),
                 *joined(head.dataset.id, [one for one in chosen if one[0].file_format == INLINE]),
             ),
-            considered=len(partitions),
+            considered=sum(len(members_of(one)) for one in partitions),
             time_range=request.time_range,
             timestamp_column=request.timestamp_column,
             columns=columns,
@@ -88,8 +89,8 @@ def planned(
 def joined(dataset_id: str, chosen: Sequence[tuple[Partition, bool]]) -> Iterator[PlannedPartition]:
     """Inline partitions as the relations in which they stand together: one for each set of columns."""
     by_schema = defaultdict[Schema, list[tuple[Partition, bool]]](list)
-    for partition, within in chosen:
-        by_schema[partition.schema].append((partition, within))
+    for one in chosen:
+        by_schema[one[0].schema].append(one)
     for schema, members in by_schema.items():
         first = members[0][0]
         yield PlannedPartition(
@@ -103,8 +104,15 @@ def joined(dataset_id: str, chosen: Sequence[tuple[Partition, bool]]) -> Iterato
             size_bytes=sum(partition.file_size_bytes for partition, _ in members),
             rows=sum(partition.row_count for partition, _ in members),
             within_range=all(within for _, within in members),
-            members=tuple(partition.id for partition, _ in members),
+            members=_all_members([partition for partition, _ in members]),
         )
+
+
+def _all_members(partitions: Sequence[Partition]) -> tuple[str, ...]:
+    if len(partitions) == 1:
+        # The very same tuple each time: what it means to the engine is known by it.
+        return members_of(partitions[0])
+    return tuple(id_ for one in partitions for id_ in members_of(one))
 
 
 def _planned(partition: Partition, within: bool, places: Located) -> PlannedPartition:
