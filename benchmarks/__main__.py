@@ -18,6 +18,7 @@ from timestore_workers.embedded import embedded_postgres
 from benchmarks.compaction import compaction_cases
 from benchmarks.goals import Result
 from benchmarks.ingest import ingest_cases
+from benchmarks.inline import inline_cases
 from benchmarks.memory import bare_rss_bytes, memory_cases
 from benchmarks.queries import json_case, load, query_cases, sizes
 from benchmarks.queue import queue_cases
@@ -34,7 +35,7 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer rounds, and at most 100 partitions.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file too.")] = None,
-    only: Annotated[str, typer.Option(help="ingest, query, queue, compaction, remote or all.")] = "all",
+    only: Annotated[str, typer.Option(help="ingest, inline, query, queue, compaction, remote or all.")] = "all",
     mebibytes: Annotated[int | None, typer.Option(help="How much is compacted at once; 5120 for 5 GiB.")] = None,
     directory: Annotated[Path | None, typer.Option(help="Where the data goes meanwhile; default: a new one.")] = None,
 ) -> None:
@@ -58,6 +59,11 @@ def _measure(url: str, home: Path, only: str, *, quick: bool, mebibytes: int | N
     root, log, workers, bare = home / "storage", home / "service.log", min(_MAX_WORKERS, _cores()), bare_rss_bytes()
     if only == "compaction":
         yield from compaction_cases(url, home, quick=quick, mebibytes=mebibytes)
+        return
+    if only in ("inline", "all"):
+        with running(url, root, log, workers=1) as service:
+            yield from inline_cases(service, quick=quick)
+    if only == "inline":
         return
     if only == "remote":
         yield from remote_cases(url, home / "remote", quick=quick)

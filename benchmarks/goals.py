@@ -45,6 +45,9 @@ ROWS_PER_PARTITION = 1_000
 # Smaller batches are for information: their cost is HTTP, fsync and commit, whoever writes them.
 INGEST: dict[int, Goal] = {10_000: AtLeast(0.6)}
 WARM_QUERY: Goal = AtMost(1.3, plus_ms=3)
+# Small batches in the catalog beside files, and a thousand of them beside one file.
+INLINE_INGEST: Goal = AtLeast(4)
+INLINE_QUERY: Goal = AtMost(1.3, plus_ms=3)
 JSON_ANSWER: Goal = AtMost(2)
 COMPACTED_QUERY: Goal = AtMost(1.5, plus_ms=3)
 CACHED_QUERY: Goal = AtMost(1.2)

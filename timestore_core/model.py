@@ -142,7 +142,10 @@ class ColumnStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One immutable file of a dataset. It is in snapshot v when added_version <= v < removed_version."""
+    """One immutable file of a dataset. It is in snapshot v when added_version <= v < removed_version.
+
+    `members` are the ids of the partitions that this one stands for, where it stands for several (`catalog.joined`).
+    """
 
     id: str
     dataset_id: str
@@ -160,6 +163,7 @@ class Partition:
     created_at: datetime
     schema: Schema
     statistics: Mapping[str, ColumnStatistics] = field(default_factory=dict)
+    members: tuple[str, ...] = ()
 
     @property
     def table_name(self) -> str:

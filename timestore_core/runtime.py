@@ -20,6 +20,10 @@ from timestore_core.engine.instance import Engine, EngineLimits
 from timestore_core.errors import ConfigurationError, NotFound, TimestoreError, Unavailable
 from timestore_core.model import Dataset, Partition, StorageTarget
 from timestore_core.partitions.cache import FileCache
+from timestore_core.partitions.inline import FORMAT as INLINE
+from timestore_core.partitions.inline import CatalogFiles, FileSource, is_in_catalog
+from timestore_core.partitions.inline_load import InlineLoad
+from timestore_core.partitions.inline_loading import InlineLoader
 from timestore_core.plugins import PluginHost
 from timestore_core.query.admission import admission
 from timestore_core.query.engine import EngineParts, QueryEngine
@@ -125,8 +129,10 @@ class Runtime:
         self.database = Database(settings)
         self.database.open()
         self.targets = Targets(settings, self.database, plugins)
+        self.inline_loader = InlineLoader(self.database, self.targets)
         self.snapshots = SnapshotCache(self.database, self._let_go)
         self.cache = FileCache(settings.query_cache_dir, settings.query_cache_max_bytes)
+        self.inline_load = InlineLoad(settings)
         self.queue = _queue(settings, plugins)
         self.writing = Engine("write", _limits(settings, threads=1, memory_bytes=512 * MIB, max_attached=64))
         rewriting = _limits(
@@ -146,6 +152,12 @@ class Runtime:
             self.database.close,
         ]
 
+    def source_of(self, storage_target_id: str, file_path: str) -> FileSource:
+        """Where the bytes of a partition can be fetched from. Raises NotFound, Unavailable."""
+        if is_in_catalog(file_path):
+            return CatalogFiles(self.database)
+        return self.targets.driver(self.targets.get(storage_target_id))
+
     def close(self) -> None:
         """Give back connections, engines and spilled files."""
         for close in self._closers:
@@ -155,6 +167,9 @@ class Runtime:
         """Files that left a snapshot are soon deleted: kept open they would go on filling the disk."""
         locations = []
         for partition in partitions:
+            if partition.file_format == INLINE:
+                locations.append(f"{INLINE}:{partition.id}")
+                continue
             try:
                 driver = self.targets.driver(self.targets.get(partition.storage_target_id))
                 locations.append(driver.location(partition.file_path))
@@ -182,6 +197,7 @@ class Runtime:
                 formats=self.plugins.partition_formats,
                 aggregations=self.plugins.aggregations,
                 max_attached=settings.query_max_attached,
+                load_inline=self.inline_loader.load,
             )
         )
 

@@ -290,6 +290,22 @@ class Settings(BaseSettings):
         default=64 * MIB,
         help="size of a batch's body, also after inflating it",
     )
+    ingest_inline_max_bytes: NotNegative = _env(
+        "TIMESTORE_INGEST_INLINE_MAX_BYTES",
+        default=65_536,
+        help="batches up to this, compressed, stand in the catalog where `writeFormat` is `auto`; 0: none",
+    )
+    ingest_inline_max_partitions: Positive = _env(
+        "TIMESTORE_INGEST_INLINE_MAX_PARTITIONS",
+        default=1000,
+        help="how many of a dataset's; above that they are gathered into a file, above twice that new ones are files",
+    )
+    ingest_inline_max_total_bytes: Positive = _env(
+        "TIMESTORE_INGEST_INLINE_MAX_TOTAL_BYTES", default=16 * MIB, help="their bytes, likewise"
+    )
+    ingest_inline_max_age_seconds: Positive = _env(
+        "TIMESTORE_INGEST_INLINE_MAX_AGE_SECONDS", default=600, help="the age of the oldest, likewise"
+    )
     ingest_max_rows: Positive = _env("TIMESTORE_INGEST_MAX_ROWS", default=1_000_000, help="rows of a batch")
     ingest_max_columns: Positive = _env("TIMESTORE_INGEST_MAX_COLUMNS", default=500, help="fields of a schema")
     ingest_max_key_pairs: Positive = _env("TIMESTORE_INGEST_MAX_KEY_PAIRS", default=16, help="pairs of a partition key")

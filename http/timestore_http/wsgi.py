@@ -10,6 +10,7 @@ from typing import Any
 import falcon
 import structlog
 
+from timestore_core.lifecycle.gathering import Gatherer
 from timestore_core.plugins import load_plugins
 from timestore_core.runtime import Runtime
 from timestore_core.settings import load_settings, unknown_variables
@@ -31,4 +32,7 @@ def make() -> falcon.App[Any, Any]:
         log.warning("settings.unknown", variable=name, meant=close)
     runtime = Runtime(settings, load_plugins())
     atexit.register(runtime.close)
+    gatherer = Gatherer(runtime)
+    gatherer.start()
+    atexit.register(gatherer.stop)
     return make_app(runtime, is_draining)

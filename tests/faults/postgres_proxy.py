@@ -1,4 +1,7 @@
-"""A TCP proxy in front of PostgreSQL that reads the protocol and cuts a connection at its COMMIT."""
+"""A TCP proxy in front of PostgreSQL that reads the protocol and cuts a connection at its commits.
+
+A commit is the statement COMMIT, and the call of the function that publishes a batch and is a transaction of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ Cut = Literal["before the server has it", "after the server has done it"]
 class PostgresProxy:
     """Forwards 127.0.0.1:`port` to the server's Unix socket, message by message.
 
-    `cut_next` cuts the connections of the next commits: either the server never gets the COMMIT, or it has
+    `cut_next` cuts the connections of the next commits: either the server never gets the message, or it has
     committed and the client never gets the answer.
     """
 
@@ -76,16 +79,24 @@ class PostgresProxy:
         """The client's messages. Returns when a cut has ended the connection."""
         (length,) = struct.unpack("!i", start := _exactly(client, 4))
         server.sendall(start + _exactly(client, length - 4))
+        publishing: set[bytes] = set()
         while True:
             kind = _exactly(client, 1)
             (length,) = struct.unpack("!i", size := _exactly(client, 4))
             body = _exactly(client, length - 4)
-            cut = self._next_cut() if kind in b"QP" and b"COMMIT" in body.upper() else None
+            if kind == b"P":
+                (publishing.add if b"publish_batch" in body else publishing.discard)(body.split(b"\0")[0])
+            calls = kind == b"B" and body.split(b"\0")[1] in publishing
+            cut = self._next_cut() if calls or (kind in b"QP" and b"COMMIT" in body.upper()) else None
             if cut == "before the server has it":
                 return
             if cut == "after the server has done it":
                 withheld.set()
                 server.sendall(kind + size + body)
+                while calls and kind != b"S":
+                    kind = _exactly(client, 1)
+                    (length,) = struct.unpack("!i", size := _exactly(client, 4))
+                    server.sendall(kind + size + _exactly(client, length - 4))
                 # It takes the next message only when it has answered this one: its end is then the commit's.
                 server.sendall(b"X" + struct.pack("!i", 4))
                 while server.recv(65536):

@@ -89,8 +89,9 @@ def test_a_batch_killed_inside_its_transaction_is_there_once_after_its_retry(vic
         sending.result()
     service.start()
 
-    assert numbers_of(service, slug) == before
-    assert service.ingest(slug, batch([20, 21]), "killed").status_code == 201
+    # PostgreSQL may have finished the statement of a process that is gone: nobody was told so.
+    assert numbers_of(service, slug) in (before, [*before, 20, 21])
+    assert service.ingest(slug, batch([20, 21]), "killed").json()["manifest"]["version"] == 3
     assert numbers_of(service, slug) == [*before, 20, 21]
     stand.assert_the_catalog_names_only_whole_files()
 

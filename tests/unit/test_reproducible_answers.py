@@ -29,8 +29,9 @@ from timestore_core.partitions.statistics import column_statistics
 from timestore_core.query.admission import admission
 from timestore_core.query.engine import EngineParts, LocalEngine
 from timestore_core.query.plan import column_scales
+from timestore_core.query.planning import planned
 from timestore_core.query.request import AskedAggregation, parse_query
-from timestore_core.query.service import open_answer, planned
+from timestore_core.query.service import open_answer
 from timestore_core.runtime import Runtime
 from timestore_core.settings import MIB, Settings
 
@@ -93,7 +94,7 @@ class Stand:
             SimpleNamespace(
                 settings=Settings(),
                 plugins=SimpleNamespace(aggregations=FUNCTIONS, observe=lambda *_, **__: None),
-                snapshots=SimpleNamespace(partitions=lambda _: tuple(partitions)),
+                snapshots=SimpleNamespace(joined=lambda _: tuple(partitions)),
                 targets=SimpleNamespace(
                     get=lambda target_id: SimpleNamespace(id=target_id), driver=lambda _: self._driver
                 ),

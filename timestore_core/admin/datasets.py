@@ -19,6 +19,7 @@ from timestore_core.errors import Conflict, Gone, InvalidRequest, NotFound, Prec
 from timestore_core.ingest.envelope import check_slug
 from timestore_core.model import Actor, Dataset, StorageTarget, new_id
 from timestore_core.names import name_problem
+from timestore_core.partitions.inline import AUTO
 from timestore_core.runtime import Runtime
 from timestore_core.times import format_time, from_us, parse_time_us
 
@@ -348,8 +349,9 @@ def _check(
         problems.append(Problem("name", wrong))
     if description is not None and ("\0" in description or len(description) > MAX_DESCRIPTION_LENGTH):
         problems.append(Problem("description", f"must be text of at most {MAX_DESCRIPTION_LENGTH} characters"))
-    if write_format is not None and write_format not in runtime.plugins.partition_formats:
-        known = ", ".join(sorted(runtime.plugins.partition_formats))
+    formats = sorted({*runtime.plugins.partition_formats, AUTO})
+    if write_format is not None and write_format not in formats:
+        known = ", ".join(formats)
         problems.append(Problem("writeFormat", f"is unknown; there are {known}"))
     if metadata is not None:
         problems += _metadata_problems(metadata)

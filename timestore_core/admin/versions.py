@@ -78,6 +78,12 @@ SELECT %(id)s, p.dataset_id, %(manifest)s, p.partition_key, p.storage_target_id,
 FROM dataset_partitions p WHERE p.id = %(source)s AND NOT p.collecting
 """
 
+# Bytes that stand in the catalog go with their row: the new one has its own.
+_COPY_BLOB = """
+INSERT INTO dataset_partition_blobs (partition_id, content)
+SELECT %(id)s, content FROM dataset_partition_blobs WHERE partition_id = %(source)s
+"""
+
 _SET_TOTALS = """
 UPDATE dataset_manifests m SET partition_count = t.partitions, total_rows = t.rows, total_bytes = t.bytes,
     statistics = jsonb_strip_nulls(m.statistics || jsonb_build_object('rowCount', t.rows, 'fileSizeBytes', t.bytes,
@@ -175,9 +181,15 @@ def _publish_restored(
     )
     apply_change(connection, locked, change)
     for row in missing:
-        values = {"manifest": change.manifest_id, "version": locked["current_version"] + 1, "source": row["id"]}
-        if connection.execute(_COPY, {**values, "id": new_id("part")}).rowcount != 1:
+        values = {
+            "id": new_id("part"),
+            "manifest": change.manifest_id,
+            "version": locked["current_version"] + 1,
+            "source": row["id"],
+        }
+        if connection.execute(_COPY, values).rowcount != 1:
             raise Gone(f"version {version} is not whole any more", code="version_expired")
+        connection.execute(_COPY_BLOB, values)
     totals = {"dataset": dataset.id, "manifest": change.manifest_id}
     manifest = connection.execute(_SET_TOTALS, totals).fetchone()
     assert manifest is not None

@@ -15,8 +15,9 @@ from timestore_core.backup.problems import BackupError, DamagedError
 from timestore_core.errors import InsufficientStorage
 from timestore_core.partitions.checksum import sha1_of
 from timestore_core.partitions.duckdb_file import sync_file
+from timestore_core.partitions.inline import FileSource
 from timestore_core.partitions.stored import remove_staged
-from timestore_core.storage import StorageDriver, StoredFile
+from timestore_core.storage import StoredFile
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +32,7 @@ class CopyRequest:
     What is there already is compared byte for byte where `compared` says so, else only where that is cheap.
     """
 
-    source: StorageDriver
+    source: FileSource
     source_key: str
     name: str
     place: Place

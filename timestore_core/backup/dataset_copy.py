@@ -17,6 +17,7 @@ from timestore_core.backup.rows import partitions_of, snapshot_rows
 from timestore_core.backup.versions import Held
 from timestore_core.catalog.database import Row
 from timestore_core.errors import NotFound, Unavailable
+from timestore_core.partitions.stored import extension_of
 from timestore_core.runtime import Runtime
 from timestore_core.times import format_time
 
@@ -94,7 +95,7 @@ def _copy(copy: DatasetCopy, row: Row) -> Copied | DamagedError:
     """The partition's file in the backup, or why it cannot be there."""
     runtime, name = copy.runtime, f"the file of partition {row['id']} ({row['file_path']})"
     try:
-        source = runtime.targets.driver(runtime.targets.get(row["storage_target_id"]))
+        source = runtime.source_of(row["storage_target_id"], row["file_path"])
     except (NotFound, Unavailable) as error:
         return DamagedError(f"{name} cannot be read: {error.message}")
     asked = CopyRequest(
@@ -113,7 +114,7 @@ def _copy(copy: DatasetCopy, row: Row) -> Copied | DamagedError:
 
 
 def _file_of(copy: DatasetCopy, row: Row) -> str:
-    return copied_name(row["id"], copy.runtime.plugins.partition_format(row["file_format"]).extension)
+    return copied_name(row["id"], extension_of(copy.runtime.plugins, row["file_format"]))
 
 
 def _line(copy: DatasetCopy, row: Row, copied: Copied) -> Copy:

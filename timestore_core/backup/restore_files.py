@@ -16,6 +16,7 @@ from timestore_core.backup.lines import read_lines
 from timestore_core.backup.place import Place
 from timestore_core.backup.problems import DamagedError, Failures
 from timestore_core.backup.restore_plan import Planned
+from timestore_core.partitions.stored import extension_of
 from timestore_core.runtime import Runtime
 
 
@@ -71,7 +72,7 @@ def destination_of(runtime: Runtime, planned: Planned) -> Place:
 def _copy(files: RestoredFiles, destination: Place, line: Copy) -> Copied | DamagedError:
     """The partition's file in its new place, or why it cannot be there."""
     plugins, name = files.runtime.plugins, files.layout.file(line.file)
-    plugins.partition_format(line.format)
+    extension_of(plugins, line.format)
     asked = CopyRequest(
         source=files.source.driver,
         source_key=name,

@@ -35,7 +35,9 @@ class StaleFileError(Exception):
 class Attempt:
     """A written file that wants to become part of its dataset: one batch, or several that were put together.
 
-    It is published before `publish_before_s` (of `times.running_s`) or not at all.
+    It is published before `publish_before_s` (of `times.running_s`) or not at all. `content` are the bytes of a
+    partition that stands in the catalog itself. `dataset_is_new` where there was none of the slug a moment ago;
+    `write_format` is that of the dataset where this attempt makes it.
     """
 
     partition_id: str
@@ -56,6 +58,9 @@ class Attempt:
     claims: tuple[Claim, ...]
     actor_id: str | None
     publish_before_s: float
+    content: bytes | None = None
+    dataset_is_new: bool = False
+    write_format: str = "duckdb"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Publishing a batch: one transaction that takes a version, claims the idempotency key and names the file.
 
+The common case is one round trip (`at_once`); everything else goes statement by statement.
 The attempt is known by its partition id, so trying again after a lost answer finds what the first try did.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 import stamina
 from psycopg.types.json import Jsonb
 
+from timestore_core.catalog.at_once import publish_at_once
 from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published, StaleFileError
 from timestore_core.catalog.audit import write_audit
 from timestore_core.catalog.database import Connection, Database, Row, lost_connection, translated
@@ -23,8 +25,8 @@ _TRY_FOR_S = 8.0
 
 
 _CREATE_DATASET = """
-INSERT INTO datasets (id, slug, name, default_storage_target_id, metadata)
-VALUES (%(id)s, %(slug)s, %(name)s, %(target)s, %(metadata)s) ON CONFLICT (slug) DO NOTHING RETURNING id
+INSERT INTO datasets (id, slug, name, write_format, default_storage_target_id, metadata)
+VALUES (%(id)s, %(slug)s, %(name)s, %(format)s, %(target)s, %(metadata)s) ON CONFLICT (slug) DO NOTHING RETURNING id
 """
 
 _LOCK_DATASET = "SELECT * FROM datasets WHERE slug = %s FOR UPDATE"
@@ -68,8 +70,13 @@ def publish(database: Database, attempt: Attempt) -> Published:
     ):
         with trial:
             try:
-                with translated(), database.connection() as connection, connection.transaction():
-                    return _publish(connection, attempt, is_retry=trial.num > 1)
+                with translated(), database.connection() as connection:
+                    is_common = trial.num == 1 and not attempt.dataset_is_new
+                    published = publish_at_once(connection, attempt) if is_common else None
+                    if published is not None:
+                        return published
+                    with connection.transaction():
+                        return _publish(connection, attempt, is_retry=trial.num > 1)
             except Unavailable as error:
                 if lost_connection(error):
                     database.drop_dead_connections()
@@ -130,6 +137,7 @@ def _locked_dataset(connection: Connection, attempt: Attempt) -> Row:
             "id": new_id("ds"),
             "slug": attempt.slug,
             "name": attempt.dataset_name,
+            "format": attempt.write_format,
             "target": attempt.target.id,
             "metadata": Jsonb({"createdBy": CREATED_BY}),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 from timestore_core.catalog.database import Row
@@ -10,6 +11,7 @@ from timestore_core.model import (
     ColumnStatistics,
     Dataset,
     Field,
+    FieldType,
     Manifest,
     Partition,
     Schema,
@@ -92,7 +94,13 @@ def partition_of(row: Row, fallback_schema: Schema) -> Partition:
 
 
 def _schema_of(columns: list[dict[str, Any]]) -> Schema:
-    return Schema(tuple(Field(one["name"], one["type"]) for one in columns))
+    return _the_schema(tuple((one["name"], one["type"]) for one in columns))
+
+
+@lru_cache(maxsize=10_000)
+def _the_schema(columns: tuple[tuple[str, FieldType], ...]) -> Schema:
+    """One record for the same columns: most partitions of a dataset share it."""
+    return Schema(tuple(Field(name, type_) for name, type_ in columns))
 
 
 def dataset_json(dataset: Dataset) -> dict[str, Any]:

@@ -40,6 +40,8 @@ VALUES (%(id)s, %(dataset)s, %(manifest)s, %(key)s, %(target)s, %(format)s, %(pa
 RETURNING *
 """
 
+INSERT_BLOB = "INSERT INTO dataset_partition_blobs (partition_id, content) VALUES (%s, %s)"
+
 _INSERT_BATCH = """
 INSERT INTO ingestion_batches (id, dataset_id, idempotency_key, manifest_id, content_hash, job_id)
 VALUES (%(id)s, %(dataset)s, %(key)s, %(manifest)s, %(hash)s, %(job)s)
@@ -66,11 +68,13 @@ def insert_snapshot(
         values = _manifest_values(attempt, dataset, manifest_id, version, schema_version_id, head)
         manifest = connection.execute(INSERT_MANIFEST, values)
         partition = connection.execute(INSERT_PARTITION, _partition_values(attempt, dataset, manifest_id, version))
+        if attempt.content is not None:
+            connection.execute(INSERT_BLOB, [attempt.partition_id, attempt.content])
         for claim in attempt.claims:
             if claim.idempotency_key is not None:
                 connection.execute(_INSERT_BATCH, _batch_values(claim, dataset, manifest_id))
         forget_journalled(connection, attempt.claims)
-        payload = _audit_payload(attempt, version)
+        payload = {**audit_payload(attempt), "version": version}
         write_audit(connection, "ingest.published", payload, dataset_id=dataset.id, manifest_id=manifest_id)
         advanced = connection.execute(ADVANCE_DATASET, {"version": version, "dataset": dataset.id})
     added = (partition_of(_only(partition), schema),)
@@ -142,10 +146,6 @@ def _batch_values(claim: Claim, dataset: Dataset, manifest_id: str) -> dict[str,
 
 
 def _partition_values(attempt: Attempt, dataset: Dataset, manifest_id: str, version: int) -> dict[str, Any]:
-    columns = [
-        {"name": field.name, "type": field.type, **attempt.statistics[field.name].to_json()}
-        for field in attempt.schema.fields
-    ]
     return {
         "id": attempt.partition_id,
         "dataset": dataset.id,
@@ -161,14 +161,22 @@ def _partition_values(attempt: Attempt, dataset: Dataset, manifest_id: str, vers
         "checksum": attempt.checksum,
         "metadata": Jsonb({"tableName": attempt.table_name}),
         "version": version,
-        "columns": Jsonb(columns),
+        "columns": Jsonb(columns_of(attempt)),
     }
 
 
-def _audit_payload(attempt: Attempt, version: int) -> dict[str, Any]:
+def columns_of(attempt: Attempt) -> list[dict[str, Any]]:
+    """The file's columns as the catalog keeps them, with what is known of each."""
+    return [
+        {"name": field.name, "type": field.type, **attempt.statistics[field.name].to_json()}
+        for field in attempt.schema.fields
+    ]
+
+
+def audit_payload(attempt: Attempt) -> dict[str, Any]:
+    """What the audit log says of the publish, except its version."""
     return {
         "actor": attempt.actor_id,
-        "version": version,
         "rowCount": attempt.row_count,
         "partitionId": attempt.partition_id,
         "idempotencyKeys": [claim.idempotency_key for claim in attempt.claims if claim.idempotency_key],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from timestore_core.catalog.database import Connection, Database
+from timestore_core.catalog.joined import Joined, joined, members_of
 from timestore_core.catalog.records import dataset_of, partition_of
 from timestore_core.errors import Gone, NotFound
 from timestore_core.model import Dataset, Partition, Schema
@@ -134,9 +135,30 @@ class SnapshotCache:
         self._max_partitions = max_partitions
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[int, dict[str, Partition]]] = OrderedDict()
+        self._joined: dict[str, tuple[int, Joined]] = {}
 
     def partitions(self, head: Head) -> tuple[Partition, ...]:
         """The partitions of the head's version. Raises Gone when it was collected meanwhile: a newer one is there."""
+        return tuple(self._partitions(head).values())
+
+    def joined(self, head: Head) -> tuple[Partition, ...]:
+        """As `partitions`, those that are no files taken together: what a query plans with."""
+        with self._lock:
+            version, known = self._joined.get(head.dataset.id, (0, Joined()))
+        if version == head.version:
+            return known.partitions
+        partitions = self._partitions(head)
+        have = {*known.files, *(id_ for one in known.groups.values() for id_ in members_of(one))}
+        if version < head.version and have <= partitions.keys():
+            made = joined([one for id_, one in partitions.items() if id_ not in have], known)
+        else:
+            made = joined(partitions.values())
+        with self._lock:
+            if self._joined.get(head.dataset.id, (0, known))[0] < head.version and head.dataset.id in self._known:
+                self._joined[head.dataset.id] = (head.version, made)
+        return made.partitions
+
+    def _partitions(self, head: Head) -> dict[str, Partition]:
         with self._lock:
             since, known = self._known.get(head.dataset.id, (0, {}))
             if since > head.version:
@@ -147,7 +169,7 @@ class SnapshotCache:
             gone = [one for key, one in before.items() if key not in known]
             if gone:
                 self._removed(gone)
-        return tuple(known.values())
+        return known
 
     def _read(self, head: Head, since: int, known: dict[str, Partition]) -> dict[str, Partition]:
         def work(connection: Connection) -> dict[str, Partition] | None:
@@ -174,5 +196,6 @@ class SnapshotCache:
             self._known.move_to_end(head.dataset.id)
             total = sum(len(kept) for _, kept in self._known.values())
             while total > self._max_partitions and len(self._known) > 1:
-                _, (_, dropped) = self._known.popitem(last=False)
+                dataset_id, (_, dropped) = self._known.popitem(last=False)
+                self._joined.pop(dataset_id, None)
                 total -= len(dropped)

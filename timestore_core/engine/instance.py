@@ -17,11 +17,15 @@ import duckdb
 import structlog
 
 from timestore_core.engine.attached import AttachedFiles
+from timestore_core.engine.inline_tables import InlineTables
 from timestore_core.engine.remote import remote_statements, secret_statement
 from timestore_core.names import quote_literal
 from timestore_core.storage import Access, Secret
 
 log = structlog.get_logger(__name__)
+
+# Of an instance's memory, what rows of partitions that are no files may take while no query reads them.
+_INLINE_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Instance:
         if locked != (False, True):
             raise RuntimeError(f"DuckDB did not keep its configuration: {locked}")
         self.attached = AttachedFiles(self._connection, limits.max_attached)
+        self.inline = InlineTables(self._connection, limits.memory_bytes // _INLINE_SHARE)
         self.leases = 0
         self.retired = False
 

@@ -1,6 +1,7 @@
 """The steps of an ingest, and what is left behind when it stops after each of them.
 
 decoded       nothing outside this process
+encoded       (a batch that is small enough for the catalog) likewise; no file is written at all
 file_written  a temporary file in the target's staging directory
 file_stored   a file under its final key, named by nobody: collection removes it when it is old
 published     the batch is visible, exactly once
@@ -8,6 +9,8 @@ published     the batch is visible, exactly once
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +21,17 @@ from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Publ
 from timestore_core.errors import Unavailable
 from timestore_core.ingest.envelope import Envelope, parse_batch
 from timestore_core.ingest.rows import content_hash, rows_to_table
-from timestore_core.model import Actor, Dataset, StorageTarget
+from timestore_core.model import Actor, Dataset, StorageTarget, new_id
 from timestore_core.partitions.format import WrittenFile
+from timestore_core.partitions.inline import AUTO, FILE_FORMAT, encoded, file_format_of, is_in_catalog, path_of
+from timestore_core.partitions.inline import FORMAT as INLINE
+from timestore_core.partitions.statistics import column_statistics
 from timestore_core.partitions.stored import Place, StoredPartition, discard, store_partition
 from timestore_core.runtime import Runtime
 from timestore_core.times import from_us
+
+# Rows that shrink by more than this are rare: larger batches are not worth the attempt.
+_LARGEST_RATIO = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +45,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim."""
+    """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim.
+
+    `write_format` is that of the dataset where this makes it.
+    """
 
     slug: str
     envelope: Envelope
     rows: pa.Table
     claims: tuple[Claim, ...]
     actor: Actor
+    write_format: str = FILE_FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +95,20 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
     several claims was published before, InsufficientStorage and Unavailable when a dependency fails.
     """
     target = runtime.targets.for_ingest(work.envelope.storage_target_id, dataset)
-    replay = _replay(runtime, work, dataset)
+    content = _inline_content(runtime, work, dataset)
+    # Where no file is written, the transaction finds a known key as soon.
+    replay = _replay(runtime, work, dataset) if content is None else None
     if replay is not None:
         return Ingested(replay, _target_of(runtime, replay, target), work.rows.num_rows)
     if dataset is not None:
         catalog.require_active(dataset)
-    try:
-        published = _publish(runtime, work, _store(runtime, work, target, dataset))
-    except StaleFileError:
-        published = _publish(runtime, work, _store(runtime, work, target, dataset))
+    if content is not None:
+        published = _publish(runtime, work, _inline(runtime, work, target, content), dataset, content)
+    else:
+        try:
+            published = _publish(runtime, work, _store(runtime, work, target, dataset), dataset)
+        except StaleFileError:
+            published = _publish(runtime, work, _store(runtime, work, target, dataset), dataset)
     if not published.replayed:
         runtime.plugins.observe("timestore_published", dataset=published.dataset, manifest=published.manifest)
     return Ingested(published, _target_of(runtime, published, target), work.rows.num_rows)
@@ -112,7 +130,7 @@ def _replay(runtime: Runtime, work: Work, dataset: Dataset | None) -> Published 
 def _store(runtime: Runtime, work: Work, target: StorageTarget, dataset: Dataset | None) -> StoredPartition:
     """Write, verify and checksum the file, then put it under a key that no other attempt can have."""
     envelope = work.envelope
-    format_name = dataset.write_format if dataset is not None else "duckdb"
+    format_name = file_format_of(_write_format(work, dataset))
     format_ = runtime.plugins.partition_format(format_name)
 
     def write(path: Path) -> WrittenFile:
@@ -124,7 +142,38 @@ def _store(runtime: Runtime, work: Work, target: StorageTarget, dataset: Dataset
     return store_partition(runtime, Place(target, work.slug, envelope.partition_key, format_name), "ingest", write)
 
 
-def _publish(runtime: Runtime, work: Work, stored: StoredPartition) -> Published:
+def _inline_content(runtime: Runtime, work: Work, dataset: Dataset | None) -> bytes | None:
+    """The batch's bytes for the catalog; None where it is to be a file.
+
+    That is where the dataset's format says so, the batch is too large, or compaction is so far behind that the
+    catalog has enough of them.
+    """
+    limit = runtime.settings.ingest_inline_max_bytes
+    if _write_format(work, dataset) != AUTO or work.rows.nbytes > limit * _LARGEST_RATIO:
+        return None
+    if dataset is not None and runtime.inline_load.is_full(dataset.id):
+        return None
+    content = encoded(work.envelope.schema, work.rows)
+    return content if len(content) <= limit else None
+
+
+def _inline(runtime: Runtime, work: Work, target: StorageTarget, content: bytes) -> StoredPartition:
+    """The batch as a partition without a file: its bytes go with the transaction that publishes it."""
+    partition_id, checksum = new_id("part"), hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    written = WrittenFile(work.rows.num_rows, column_statistics(work.envelope.schema, work.rows))
+    runtime.plugins.step("ingest.encoded")
+    return StoredPartition(
+        partition_id, target, INLINE, path_of(partition_id), len(content), checksum, written, math.inf
+    )
+
+
+def _write_format(work: Work, dataset: Dataset | None) -> str:
+    return dataset.write_format if dataset is not None else work.write_format
+
+
+def _publish(
+    runtime: Runtime, work: Work, stored: StoredPartition, dataset: Dataset | None, content: bytes | None = None
+) -> Published:
     envelope = work.envelope
     attempt = Attempt(
         partition_id=stored.partition_id,
@@ -145,20 +194,29 @@ def _publish(runtime: Runtime, work: Work, stored: StoredPartition) -> Published
         claims=work.claims,
         actor_id=work.actor.id,
         publish_before_s=stored.publish_before_s,
+        content=content,
+        dataset_is_new=dataset is None,
+        write_format=work.write_format,
     )
-    driver = runtime.targets.driver(stored.target)
     try:
         published = catalog.publish(runtime.database, attempt)
     except Unavailable:
         # Whether the commit arrived is unknown: the file stays, the key decides when the client asks again.
         raise
     except Exception:
-        discard(driver, stored.key)
+        _discard(runtime, stored)
         raise
     if published.replayed:
-        discard(driver, stored.key)
+        _discard(runtime, stored)
+    elif content is not None:
+        runtime.inline_load.note(published.dataset.id, len(content))
     runtime.plugins.step("ingest.published")
     return published
+
+
+def _discard(runtime: Runtime, stored: StoredPartition) -> None:
+    if not is_in_catalog(stored.key):
+        discard(runtime.targets.driver(stored.target), stored.key)
 
 
 def _target_of(runtime: Runtime, published: Published, target: StorageTarget) -> StorageTarget:

@@ -24,6 +24,7 @@ from timestore_core.lifecycle.clock import expiry_time
 from timestore_core.lifecycle.operation import Maintenance, Outcome, Status
 from timestore_core.lifecycle.policy import policy_of
 from timestore_core.model import StorageTarget
+from timestore_core.partitions.inline import is_in_catalog
 from timestore_core.partitions.paths import fold_segment
 from timestore_core.partitions.stored import storage_errors
 from timestore_core.runtime import Runtime
@@ -183,6 +184,11 @@ def delete_marked(runtime: Runtime, dataset_id: str, target_ids: Sequence[str]) 
         if not rows:
             return files, size_bytes
         for row in rows:
+            if is_in_catalog(row["file_path"]):
+                # Its bytes go with its row.
+                files += 1
+                size_bytes += row["file_size_bytes"] or 0
+                continue
             if not row["still_used"]:
                 target = runtime.targets.get(row["storage_target_id"])
                 with storage_errors(target):

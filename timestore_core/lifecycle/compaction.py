@@ -23,6 +23,8 @@ from timestore_core.lifecycle.live import LivePartition, live_partitions, whole_
 from timestore_core.lifecycle.operation import Maintenance, Outcome, Status
 from timestore_core.lifecycle.rewriting import Rewrite, merged_schema, new_partition, rewrite
 from timestore_core.model import Dataset, Partition, Schema, StorageTarget
+from timestore_core.partitions.inline import FORMAT as INLINE
+from timestore_core.partitions.inline import file_format_of
 from timestore_core.partitions.stored import Place, StoredPartition, discard
 from timestore_core.settings import Settings
 
@@ -30,6 +32,10 @@ log = structlog.get_logger(__name__)
 
 CREATED_BY = "timestore-compaction"
 NOTHING_TO_DO = "no small partition groups found for compaction"
+
+# Partitions that are no files need no place among those that are attached at a time.
+_MOST_TOGETHER = 2000
+_SOURCES_NAMED = 100
 
 Group = tuple[LivePartition, ...]
 
@@ -75,7 +81,7 @@ def plan_groups(live: Iterable[LivePartition], settings: Settings) -> list[Group
     """What can be gathered now, in time's order within each key; no partition is in two groups."""
     neighbours = defaultdict[tuple[object, ...], list[LivePartition]](list)
     for one in live:
-        if one.bytes < settings.lifecycle_compaction_small_bytes:
+        if one.bytes < settings.lifecycle_compaction_small_bytes or one.file_format == INLINE:
             key = (tuple(sorted(one.partition_key.items())), one.table_name, one.storage_target_id)
             neighbours[key].append(one)
     groups = []
@@ -91,7 +97,7 @@ def _of_one_key(small: Sequence[LivePartition], settings: Settings) -> list[Grou
     sizes = {one.id: _size_class(one, fan_out) for one in small}
     for size in sorted(set(sizes.values())):
         chunks = _chunks([one for one in small if sizes[one.id] <= size], settings)
-        groups = [chunk for chunk in chunks if len(chunk) > 1 and _grows(chunk, fan_out)]
+        groups = [chunk for chunk in chunks if _is_worth_it(chunk) and _grows(chunk, fan_out)]
         if groups:
             return groups
     return []
@@ -102,20 +108,26 @@ def _size_class(one: LivePartition, fan_out: int) -> int:
     return 0 if one.level == 0 else 1 + int(math.log(max(one.rows, 1), fan_out))
 
 
+def _is_worth_it(group: Group) -> bool:
+    """A partition alone stays as it is, unless it stands in the catalog, where it must not grow old."""
+    return len(group) > 1 or any(one.file_format == INLINE for one in group)
+
+
 def _grows(group: Group, fan_out: int) -> bool:
     largest = max((one.rows for one in group if one.level > 0), default=0)
     return sum(one.rows for one in group) >= fan_out * largest
 
 
 def _chunks(small: Sequence[LivePartition], settings: Settings) -> list[Group]:
-    chunks, chunk, size_bytes = [], list[LivePartition](), 0
+    chunks, chunk, size_bytes, files = [], list[LivePartition](), 0, 0
     for one in small:
-        full = len(chunk) == settings.lifecycle_compaction_max_partitions
+        full = files == settings.lifecycle_compaction_max_partitions or len(chunk) == _MOST_TOGETHER
         if chunk and (full or size_bytes + one.bytes > settings.lifecycle_compaction_target_bytes):
             chunks.append(tuple(chunk))
-            chunk, size_bytes = [], 0
+            chunk, size_bytes, files = [], 0, 0
         chunk.append(one)
         size_bytes += one.bytes
+        files += one.file_format != INLINE
     return [*chunks, tuple(chunk)]
 
 
@@ -144,8 +156,8 @@ def _compact_one(maintenance: Maintenance, group: Group, done: _Done) -> None:
 
 
 def _rewrite_of(dataset: Dataset, schema: Schema, sources: Sequence[Partition], target: StorageTarget) -> Rewrite:
-    format_name = dataset.metadata.get("compactedFormat") or dataset.write_format
-    place = Place(target, dataset.slug, sources[0].partition_key, str(format_name))
+    format_name = file_format_of(str(dataset.metadata.get("compactedFormat") or dataset.write_format))
+    place = Place(target, dataset.slug, sources[0].partition_key, format_name)
     return Rewrite(sources, merged_schema(schema, sources), place, sources[0].table_name)
 
 
@@ -154,9 +166,9 @@ def _publish(maintenance: Maintenance, group: Group, asked: Rewrite, stored: Sto
     runtime, dataset = maintenance.runtime, maintenance.dataset
     level = 1 + max(one.level for one in group)
     source_ids = [one.id for one in group]
-    added = new_partition(
-        asked, stored, {"lifecycle": {"compaction": {"level": level, "sourcePartitionIds": source_ids}}}
-    )
+    # The audit log has them all; what comes with every read of the partition stays short.
+    made_from = {"level": level, "sourcePartitionIds": source_ids[:_SOURCES_NAMED]}
+    added = new_partition(asked, stored, {"lifecycle": {"compaction": made_from}})
     payload = {
         "sourcePartitionIds": source_ids,
         "replacementPartitionId": added.id,

@@ -18,6 +18,8 @@ from timestore_core.errors import Conflict, Gone, InvalidRequest, NotFound, Part
 from timestore_core.lifecycle.live import whole_partitions
 from timestore_core.lifecycle.rewriting import Rewrite, new_partition, opened, rewrite
 from timestore_core.model import Actor, Dataset, Partition, TimeRange
+from timestore_core.partitions.inline import FORMAT as INLINE
+from timestore_core.partitions.inline import file_format_of
 from timestore_core.partitions.stored import Place, StoredPartition, discard
 from timestore_core.query.rows_sql import count_sql, gathered_sql, outside_range_sql
 from timestore_core.runtime import Runtime
@@ -186,7 +188,8 @@ def _delete(runtime: Runtime, dataset: Dataset, deletion: Deletion, touched: Seq
 
 def _rewrite_of(runtime: Runtime, dataset: Dataset, partition: Partition, deletion: Deletion) -> Rewrite:
     target = runtime.targets.get(partition.storage_target_id)
-    place = Place(target, dataset.slug, partition.partition_key, partition.file_format)
+    format_name = dataset.write_format if partition.file_format == INLINE else partition.file_format
+    place = Place(target, dataset.slug, partition.partition_key, file_format_of(format_name))
     return Rewrite([partition], partition.schema, place, partition.table_name, where=_kept(deletion))
 
 

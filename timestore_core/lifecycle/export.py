@@ -25,6 +25,7 @@ from timestore_core.lifecycle.operation import Maintenance, Outcome
 from timestore_core.lifecycle.rewriting import RewriteError, opened
 from timestore_core.model import FieldType, Partition, Schema, StorageTarget
 from timestore_core.partitions.duckdb_file import sync_file
+from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.paths import fold_segment
 from timestore_core.partitions.stored import remove_staged, storage_errors
 from timestore_core.query.rows_sql import gathered_sql
@@ -134,17 +135,25 @@ def _stream(maintenance: Maintenance, schema: Schema, partitions: Sequence[Parti
     arrow = pa.schema([(field.name, _ARROW_TYPES[field.type]) for field in schema.fields])
     times = [field.name for field in schema.fields if field.type == "timestamp"]
     times.sort(key=lambda name: name != "timestamp")
-    ordered = sorted(partitions, key=lambda one: (one.start_time, one.id))
+    units = _units(partitions)
     with pq.ParquetWriter(path, arrow, compression="zstd") as writer:
-        for number, partition in enumerate(ordered):
-            maintenance.progress("parquetExport", number, len(ordered))
-            with opened(maintenance.runtime, [partition]) as source:
+        for number, unit in enumerate(units):
+            maintenance.progress("parquetExport", number, len(units))
+            with opened(maintenance.runtime, unit) as source:
                 reader = source.cursor.execute(gathered_sql(source.rows, schema, times[:1])).to_arrow_reader(
                     _BATCH_ROWS
                 )
                 for batch in reader:
                     writer.write_table(pa.Table.from_batches([batch]).cast(arrow))
-    maintenance.progress("parquetExport", len(ordered), len(ordered))
+    maintenance.progress("parquetExport", len(units), len(units))
+
+
+def _units(partitions: Sequence[Partition]) -> list[list[Partition]]:
+    """Each file alone, and together those that are none and small, by their first times."""
+    ordered = sorted(partitions, key=lambda one: (one.start_time, one.id))
+    units = [[one] for one in ordered if one.file_format != INLINE]
+    inline = [one for one in ordered if one.file_format == INLINE]
+    return sorted([*units, *([inline] if inline else [])], key=lambda unit: (unit[0].start_time, unit[0].id))
 
 
 def _undo_killed(maintenance: Maintenance, exports: Mapping[str, Any]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import duckdb
 
 from timestore_core.catalog.change import NewPartition
 from timestore_core.engine.attached import Attachment
+from timestore_core.engine.inline_tables import InlineRows
 from timestore_core.engine.instance import is_disk_full
 from timestore_core.engine.remote import is_remote
 from timestore_core.errors import PartitionUnreadable, TimestoreError, Unavailable
 from timestore_core.model import ColumnStatistics, Field, FieldType, Partition, Schema
 from timestore_core.partitions.format import Layout, WrittenFile
+from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.inspect import inspect
 from timestore_core.partitions.located import located
 from timestore_core.partitions.stored import Place, StoredPartition, store_partition
@@ -105,7 +108,8 @@ def new_partition(asked: Rewrite, stored: StoredPartition, metadata: dict[str, o
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A cursor of the rewriting engine, and the rows of the partitions that are attached to it, in their order."""
+    """A cursor of the rewriting engine, and the rows that it can read: each file's, then those of the partitions that
+    are none, together where they have the same columns."""
 
     cursor: duckdb.DuckDBPyConnection
     rows: Sequence[StoredRows]
@@ -117,29 +121,38 @@ def opened(runtime: Runtime, partitions: Sequence[Partition], also_allowed: Sequ
 
     DuckDB's errors come out as PartitionUnreadable, a full disk as OSError, too little memory as RewriteError.
     """
-    with located(runtime, partitions) as places:
-        attachments, rows = [], []
-        for partition in partitions:
+    files = [one for one in partitions if one.file_format != INLINE]
+    inline = _joined([one for one in partitions if one.file_format == INLINE])
+    with located(runtime, files) as places:
+        attachments, attached, rows = [], list[Partition](), []
+        for partition in files:
             location = places.locations[partition.id]
             format_ = runtime.plugins.partition_format(partition.file_format)
             attach, detach = format_.attach(location, location), format_.detach(location)
             if attach is not None and detach is not None:
                 attachments.append(Attachment(location, attach, detach))
+                attached.append(partition)
             rows.append(StoredRows(format_.relation(location, location, partition.table_name), partition.schema))
         aliases = [one.alias for one in attachments]
 
         def failed(attachment: Attachment, error: Exception) -> Exception:
             if is_remote(attachment.alias):
                 return error
-            return _unreadable(partitions[aliases.index(attachment.alias) :][:1])
+            return _unreadable([attached[aliases.index(attachment.alias)]])
 
         access = replace(places.access, locations=places.access.locations | set(also_allowed))
         try:
             with runtime.rewriting.lease(access) as instance:
                 try:
-                    with instance.attached.pinned(attachments, failed), instance.sorter() as cursor:
-                        yield Opened(cursor, rows)
+                    with ExitStack() as held:
+                        held.enter_context(instance.attached.pinned(attachments, failed))
+                        for one in inline:
+                            relation = held.enter_context(instance.inline.held(one, runtime.inline_loader.load))
+                            rows.append(StoredRows(relation, one.schema))
+                        yield Opened(held.enter_context(instance.sorter()), rows)
                 finally:
+                    for one in inline:
+                        instance.inline.forget(one.partition_ids)
                     # Sources are rarely read twice by maintenance; kept open they would hold the disk after they go.
                     for attachment in attachments:
                         instance.attached.forget(attachment.alias)
@@ -155,6 +168,14 @@ def opened(runtime: Runtime, partitions: Sequence[Partition], also_allowed: Sequ
                     "a remote partition could not be read to its end; the next run tries again"
                 ) from error
             raise _unreadable(partitions) from error
+
+
+def _joined(inline: Sequence[Partition]) -> list[InlineRows]:
+    """Partitions that are no files, as the relations in which they stand together."""
+    by_columns = defaultdict[tuple[str, Schema], list[str]](list)
+    for one in inline:
+        by_columns[one.dataset_id, one.schema].append(one.id)
+    return [InlineRows(dataset_id, schema, ids) for (dataset_id, schema), ids in by_columns.items()]
 
 
 def _read_each(runtime: Runtime, partitions: Sequence[Partition]) -> None:

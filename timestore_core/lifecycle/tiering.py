@@ -87,7 +87,7 @@ def _move(
 ) -> tuple[Row, ...] | None:
     """Its lines of the audit log; None where the partition left the snapshot meanwhile."""
     runtime, dataset = maintenance.runtime, maintenance.dataset
-    source = runtime.targets.driver(runtime.targets.get(partition.storage_target_id))
+    source = runtime.source_of(partition.storage_target_id, partition.file_path)
 
     def write(path: Path) -> WrittenFile:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from uuid import uuid4
 
 from psycopg.types.json import Jsonb
 
+from timestore_core.catalog.blobs import content_at
 from timestore_core.catalog.change import NewPartition
 from timestore_core.catalog.database import Connection, Row, translated
 from timestore_core.catalog.identity import read_identity
@@ -22,9 +24,11 @@ from timestore_core.lifecycle.rewriting import opened
 from timestore_core.model import Partition
 from timestore_core.partitions.checksum import sha1_of
 from timestore_core.partitions.format import WrittenFile
+from timestore_core.partitions.inline import is_in_catalog
 from timestore_core.partitions.inspect import inspect
 from timestore_core.partitions.paths import fold_segment
 from timestore_core.partitions.stored import remove_staged, storage_errors
+from timestore_core.runtime import Runtime
 
 _CHUNK = 200
 _EVERY_HOURS = 24
@@ -149,18 +153,15 @@ def _verify_partition(
     maintenance: Maintenance, partition: Partition, verified: Verified, *, deep: bool, repair: bool
 ) -> None:
     runtime = maintenance.runtime
-    target = runtime.targets.get(partition.storage_target_id)
-    driver = runtime.targets.driver(target)
     verified.partitions += 1
     verified.rows += partition.row_count
     verified.bytes += partition.file_size_bytes
-    with storage_errors(target):
-        stored = driver.stat(partition.file_path)
-    if stored is None:
+    size_bytes = _stored_bytes(runtime, partition)
+    if size_bytes is None:
         verified.findings.append(_finding("missing", partition, "the file is missing"))
         return
-    if partition.file_size_bytes and stored.size_bytes != partition.file_size_bytes:
-        text = f"the file has {stored.size_bytes} bytes instead of {partition.file_size_bytes}"
+    if partition.file_size_bytes and size_bytes != partition.file_size_bytes:
+        text = f"the file has {size_bytes} bytes instead of {partition.file_size_bytes}"
         verified.findings.append(_finding("size", partition, text))
         return
     lacks = not partition.statistics or not partition.row_count or partition.checksum is None
@@ -178,11 +179,25 @@ def _verify_partition(
         return
     verified.findings += _differences(partition, found)
     if repair and lacks:
-        _fill_in(maintenance, partition, found, stored.size_bytes, checksum)
+        _fill_in(maintenance, partition, found, size_bytes, checksum)
         verified.repaired.append(f"partition {partition.id}: its statistics, size or checksum were missing")
 
 
+def _stored_bytes(runtime: Runtime, partition: Partition) -> int | None:
+    """The size of the partition where it is stored, or None where it is not."""
+    if is_in_catalog(partition.file_path):
+        content = content_at(runtime.database, partition.file_path)
+        return None if content is None else len(content)
+    target = runtime.targets.get(partition.storage_target_id)
+    with storage_errors(target):
+        stored = runtime.targets.driver(target).stat(partition.file_path)
+    return None if stored is None else stored.size_bytes
+
+
 def _checksum(maintenance: Maintenance, partition: Partition) -> str:
+    if is_in_catalog(partition.file_path):
+        content = content_at(maintenance.runtime.database, partition.file_path) or b""
+        return hashlib.sha1(content, usedforsecurity=False).hexdigest()
     target = maintenance.runtime.targets.get(partition.storage_target_id)
     driver = maintenance.runtime.targets.driver(target)
     local = Path(driver.location(partition.file_path))

@@ -19,7 +19,9 @@ from timestore_core.errors import InsufficientStorage, TimestoreError, Unavailab
 from timestore_core.model import StorageTarget, new_id
 from timestore_core.partitions.checksum import sha1_of
 from timestore_core.partitions.format import WrittenFile
+from timestore_core.partitions.inline import EXTENSION, FORMAT
 from timestore_core.partitions.paths import partition_key_path
+from timestore_core.plugins import PluginHost
 from timestore_core.runtime import Runtime
 from timestore_core.storage import StorageDriver
 from timestore_core.times import running_s
@@ -64,7 +66,7 @@ def store_partition(runtime: Runtime, place: Place, step: str, write: Callable[[
     Unavailable where it fails; nothing is left behind then.
     """
     partition_id = new_id("part")
-    extension = runtime.plugins.partition_format(place.format).extension
+    extension = extension_of(runtime.plugins, place.format)
     key = partition_key_path(place.slug, place.partition_key, partition_id, extension)
     driver = runtime.targets.owned_driver(place.target)
     with storage_errors(place.target):
@@ -83,6 +85,11 @@ def store_partition(runtime: Runtime, place: Place, step: str, write: Callable[[
     return StoredPartition(
         partition_id, place.target, place.format, stored.key, stored.size_bytes, checksum, written, deadline_s
     )
+
+
+def extension_of(plugins: PluginHost, format_name: str) -> str:
+    """What a file of this format ends in. Raises NotFound where no plugin gives the format."""
+    return EXTENSION if format_name == FORMAT else plugins.partition_format(format_name).extension
 
 
 def discard(driver: StorageDriver, key: str) -> None:

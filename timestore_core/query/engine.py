@@ -16,12 +16,14 @@ import structlog
 
 from timestore_core.aggregations import Aggregation
 from timestore_core.engine.attached import Attachment
+from timestore_core.engine.inline_tables import InlineRows, Load, Loaded
 from timestore_core.engine.instance import Engine, Instance, is_disk_full
 from timestore_core.engine.remote import is_remote
 from timestore_core.errors import InsufficientStorage, InvalidRequest, PartitionUnreadable, TimestoreError, TooLarge
-from timestore_core.model import TimeRange
+from timestore_core.model import Schema, TimeRange
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.format import PartitionFormat
+from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.query.plan import PlannedPartition, QueryPlan
 from timestore_core.query.render_sql import Render
 from timestore_core.query.slices import histogram_sql, is_sliced, narrowed, slices
@@ -66,14 +68,20 @@ class QueryEngine(Protocol):
         """Give everything back."""
 
 
+def _no_inline(schema: Schema, partition_ids: Sequence[str]) -> Iterable[Loaded]:
+    """For engines that are made without a catalog."""
+    raise PartitionUnreadable(f"there is no catalog to read {len(partition_ids)} partitions from ({schema.names})")
+
+
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """What an engine is made from."""
+    """What an engine is made from. `load_inline` gives the rows of partitions that are no files."""
 
     engine: Engine
     formats: Mapping[str, PartitionFormat]
     aggregations: Mapping[str, Aggregation]
     max_attached: int
+    load_inline: Load = _no_inline
 
 
 QueryEngineFactory = Callable[[EngineParts], QueryEngine]
@@ -101,7 +109,8 @@ class LocalEngine:
         self._functions = parts.aggregations
         self._fragment_size = parts.max_attached
         self._watchdog = Watchdog()
-        self.formats = frozenset(parts.formats)
+        self._load_inline = parts.load_inline
+        self.formats = frozenset({*parts.formats, INLINE})
 
     def batches(
         self, plan: QueryPlan, access: Access, render: Render, is_gone: Callable[[], bool] | None
@@ -142,9 +151,11 @@ class LocalEngine:
             raise RuntimeError("the query engine does not answer")
 
     def forget(self, locations: Iterable[str]) -> None:
+        given = list(locations)
         with self._engine.lease(()) as instance:
-            for location in locations:
+            for location in given:
                 instance.attached.forget(location)
+            instance.inline.forget([one.removeprefix(f"{INLINE}:") for one in given if one.startswith(f"{INLINE}:")])
 
     def close(self) -> None:
         self._engine.close()
@@ -182,7 +193,7 @@ class LocalEngine:
         whole = narrowed(plan, range_)
         for fragment in self._fragments(whole):
             with ExitStack() as pinned:
-                relations = self._attach(on.instance, fragment, pinned)
+                relations = self._attach(on.instance, plan, fragment, pinned)
                 sql = histogram_sql(whole, union_sql(whole, fragment, relations), range_, width_us)
                 found.update(dict(on.cursor.execute(sql, _bounds(whole, fragment)).fetchall()))
         return found
@@ -195,14 +206,14 @@ class LocalEngine:
         fragments = self._fragments(plan)
         with ExitStack() as pinned:
             if len(fragments) == 1:
-                relations = self._attach(on.instance, fragments[0], pinned)
+                relations = self._attach(on.instance, plan, fragments[0], pinned)
                 inner = undivided_sql(plan, fragments[0], relations, self._functions)
                 yield from on.batches(render(plan.output, inner), _bounds(plan, fragments[0]))
                 return
         partials = []
         for number, fragment in enumerate(fragments):
             with ExitStack() as pinned:
-                relations = self._attach(on.instance, fragment, pinned)
+                relations = self._attach(on.instance, plan, fragment, pinned)
                 sql = partial_sql(plan, fragment, relations, self._functions)
                 name = quote_identifier(f"partial-{number}")
                 on.cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", _bounds(plan, fragment))
@@ -212,11 +223,17 @@ class LocalEngine:
         for name in partials:
             on.cursor.execute(f"DROP TABLE {name}")
 
-    def _attach(self, instance: Instance, partitions: Sequence[PlannedPartition], pinned: ExitStack) -> dict[str, str]:
+    def _attach(
+        self, instance: Instance, plan: QueryPlan, partitions: Sequence[PlannedPartition], pinned: ExitStack
+    ) -> dict[str, str]:
         """Keep the files attached until `pinned` closes; the SQL of each one's rows by partition id."""
         relations, attachments = {}, []
         by_alias = {}
         for partition in partitions:
+            if partition.format == INLINE:
+                rows = InlineRows(plan.dataset_id, partition.schema, partition.members)
+                relations[partition.id] = pinned.enter_context(instance.inline.held(rows, self._load_inline))
+                continue
             format_ = self._formats[partition.format]
             # A file has one alias whichever partition names it: DuckDB attaches no file twice.
             alias = partition.location
@@ -242,7 +259,7 @@ class LocalEngine:
         for partition in plan.partitions:
             try:
                 with ExitStack() as pinned, instance.cursor() as cursor:
-                    relation = self._attach(instance, [partition], pinned)[partition.id]
+                    relation = self._attach(instance, plan, [partition], pinned)[partition.id]
                     # A hash of every value: a minimum would be answered from the file's own statistics.
                     columns = ", ".join(f"bit_xor(hash({quote_identifier(name)}))" for name in partition.schema.names)
                     cursor.execute(f"SELECT {columns} FROM {relation}").fetchone()

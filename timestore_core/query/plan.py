@@ -27,7 +27,8 @@ _SMALLEST, _LARGEST = 2.0**-900, 2.0**64
 class PlannedPartition:
     """One file to read. `within_range` says that all its rows are in the plan's time range.
 
-    `bounds` are the first and the last time in the file, where they are known.
+    `bounds` are the first and the last time in the file, where they are known. `members` are the ids of the partitions
+    that stand together in one relation (see `partitions.inline`), where this is no file: one of them, or many.
     """
 
     id: str
@@ -41,6 +42,7 @@ class PlannedPartition:
     rows: int
     within_range: bool
     bounds: TimeRange | None = None
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

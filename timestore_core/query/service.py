@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pyarrow as pa
@@ -12,20 +12,17 @@ import structlog
 
 from timestore_core import __version__
 from timestore_core.catalog.snapshots import Head
-from timestore_core.errors import InvalidRequest, PartitionUnreadable
-from timestore_core.model import ColumnStatistics, Partition, ResultField, TimeRange
-from timestore_core.partitions.located import Located, located
+from timestore_core.errors import PartitionUnreadable
+from timestore_core.model import ResultField
+from timestore_core.partitions.located import Located
 from timestore_core.query.answer import Answer, Tally, begun
 from timestore_core.query.formats import JSON, AnswerForm, Shape
-from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve
-from timestore_core.query.pruning import select_partitions
+from timestore_core.query.planning import planned
 from timestore_core.query.request import QueryRequest
-from timestore_core.query.zones import UTC_ZONE, Zone, zone_over
 from timestore_core.runtime import Runtime
 
 log = structlog.get_logger(__name__)
 
-_DAY_US = 86_400_000_000
 # More rows than a stream can have: it has no limit of its own.
 _UNLIMITED = 2**62
 
@@ -42,102 +39,6 @@ def entity_tag(head: Head, request: QueryRequest, variant: str = "") -> str:
 
 class _ReadFailedError(Exception):
     """A file that came from a remote store cannot be read: fetched anew it may."""
-
-
-@contextmanager
-def planned(
-    runtime: Runtime, head: Head, request: QueryRequest, *, stream: bool = True
-) -> Iterator[tuple[QueryPlan, Located]]:
-    """What to read of the head's snapshot, and where it is: the files stay there for the time of the block.
-
-    Raises InvalidRequest naming the columns that the dataset lacks, Unavailable where a storage target is away.
-    """
-    functions, settings = runtime.plugins.aggregations, runtime.settings
-    resolved = resolve(request, head.schema, functions)
-    asked, skip = _page(request)
-    partitions = runtime.snapshots.partitions(head)
-    chosen = select_partitions(partitions, asked, resolved.conditions).chosen
-    unread = {partition.file_format for partition, _ in chosen} - runtime.engine.formats
-    if unread:
-        raise InvalidRequest(f"the query engine reads no partitions of format {', '.join(sorted(unread))}")
-    with located(runtime, [partition for partition, _ in chosen], stream=stream) as places:
-        plan = QueryPlan(
-            dataset_id=head.dataset.id,
-            dataset_slug=head.dataset.slug,
-            version=head.version,
-            partitions=tuple(
-                _planned(partition, within, places, request.timestamp_column) for partition, within in chosen
-            ),
-            considered=len(partitions),
-            time_range=asked.time_range,
-            timestamp_column=request.timestamp_column,
-            columns=resolved.columns,
-            bucket=request.bucket,
-            aggregations=request.aggregations,
-            output=resolved.output,
-            row_limit=settings.query_max_rows + 1 if request.limit is None else request.limit,
-            limit_is_guard=request.limit is None,
-            timeout_ms=settings.query_timeout_ms,
-            scales=column_scales(request.aggregations, resolved.columns, functions, partitions),
-            conditions=resolved.conditions,
-            groups=resolved.groups,
-            latest=request.latest,
-            fill=request.fill,
-            fill_range=None if request.fill is None else request.time_range,
-            zone=_zone(request, [partition for partition, _ in chosen]),
-            descending=request.descending,
-            skip=skip,
-        )
-        yield plan, places
-
-
-def _page(request: QueryRequest) -> tuple[QueryRequest, int]:
-    """The request with the time range that the page can begin in, and how many rows to leave out then."""
-    position = request.position
-    if position is None or position.time_us is None:
-        return request, 0 if position is None else position.skip
-    wanted, time_us = request.time_range, position.time_us
-    if request.descending:
-        wanted = TimeRange(wanted.start_us, min(time_us, wanted.end_us))
-    else:
-        wanted = TimeRange(max(time_us, wanted.start_us), wanted.end_us)
-    return replace(request, time_range=wanted), position.skip
-
-
-def _zone(request: QueryRequest, partitions: Sequence[Partition]) -> Zone:
-    """The bucket's time zone over the times that the rows can have, or over the range in which gaps are filled."""
-    bucket, wanted = request.bucket, request.time_range
-    if bucket is None or bucket.timezone is None:
-        return UTC_ZONE
-    if request.fill is None:
-        known = [partition.statistics.get(request.timestamp_column) for partition in partitions]
-        bounds = [(one.minimum, one.maximum) for one in known if one is not None]
-        if len(bounds) == len(known) and bounds:
-            lows, highs = ([one for one in ends if isinstance(one, int)] for ends in zip(*bounds, strict=True))
-            wanted = TimeRange(max(wanted.start_us, min(lows)), min(wanted.end_us, max(highs)))
-    # Whole days, so that one zone serves the questions of a day.
-    return zone_over(bucket.timezone, wanted.start_us // _DAY_US * _DAY_US, -(-wanted.end_us // _DAY_US) * _DAY_US)
-
-
-def _bounds(known: ColumnStatistics | None) -> TimeRange | None:
-    low, high = (None, None) if known is None else (known.minimum, known.maximum)
-    return TimeRange(low, high) if isinstance(low, int) and isinstance(high, int) else None
-
-
-def _planned(partition: Partition, within: bool, places: Located, timestamp_column: str) -> PlannedPartition:
-    return PlannedPartition(
-        id=partition.id,
-        target_id=partition.storage_target_id,
-        location=places.locations[partition.id],
-        file_path=partition.file_path,
-        format=partition.file_format,
-        table_name=partition.table_name,
-        schema=partition.schema,
-        size_bytes=partition.file_size_bytes,
-        rows=partition.row_count,
-        within_range=within,
-        bounds=_bounds(partition.statistics.get(timestamp_column)),
-    )
 
 
 def open_answer(
@@ -176,7 +77,7 @@ def _opened(
         if form.delivery == "stream" and plan.limit_is_guard:
             plan = replace(plan, row_limit=_UNLIMITED, limit_is_guard=False)
         turn.begin()
-        tally = Tally(partitions=len(plan.partitions))
+        tally = Tally(partitions=sum(len(one.members) or 1 for one in plan.partitions))
 
         def ended(elapsed_ms: float) -> None:
             runtime.plugins.observe("timestore_queried", plan=plan, rows=tally.rows, elapsed_ms=elapsed_ms)

@@ -16,6 +16,7 @@ from timestore_core.ingest.coalesce import Coalescer
 from timestore_core.ingest.isolation import Isolated
 from timestore_core.ingest.jobs import perform
 from timestore_core.ingest.sweep import sweep
+from timestore_core.lifecycle.gathering import Gatherer
 from timestore_core.queues import GiveUp, Handler, Job, RetryLater
 from timestore_core.runtime import Runtime
 from timestore_workers.worker import Metrics, leave_what_still_runs, serve_metrics, stop_on_signal, worker_runtime
@@ -33,12 +34,15 @@ def run_ingest_worker(metrics_port: int | None) -> None:
             serve_metrics(metrics, runtime.settings.host, metrics_port, lambda: not stop.is_set())
         sweeper = threading.Thread(target=_keep_sweeping, args=[runtime, metrics, stop], name="sweep", daemon=True)
         sweeper.start()
+        gatherer = Gatherer(runtime)
+        gatherer.start()
         handler, concurrency = _handler(runtime, metrics)
         settings = runtime.settings
         log.info("worker.started", queue=settings.ingest_queue_name, concurrency=settings.ingest_concurrency)
         runtime.queue.consume("ingest", handler, concurrency, stop)
         leave_what_still_runs(metrics)
         sweeper.join(5)
+        gatherer.stop()
         log.info("worker.stopped", queue=settings.ingest_queue_name)
 
 

@@ -127,7 +127,10 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
         "description": "Free, but for `iam`: who may read and write; `compactedFormat`: in which format compaction "
         "writes, by default `writeFormat`; `coldStorageTargetId`: where old partitions move.",
     }
-    formats = {"enum": sorted(plugins.partition_formats)}
+    formats = {
+        "enum": sorted({*plugins.partition_formats, "auto"}),
+        "description": "`auto`: small batches stand in the catalog until they are gathered, larger ones are files.",
+    }
     version = {"minimum": 1, "maximum": MAX_VERSION}
     return {
         "Batch.rows": {
