@@ -100,9 +100,6 @@ def url() -> Iterator[str]:
 
 
 class TestS3Driver(StorageDriverContract):
-    # It looks first and writes then. The ids in the keys of partitions are made up anew for each try.
-    refuses_concurrent_puts = False
-
     @pytest.fixture
     def driver(self, url: str, tmp_path: Path) -> StorageDriver:
         bucket = f"bucket-{uuid4()}"
