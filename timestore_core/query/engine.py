@@ -65,13 +65,14 @@ class QueryEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """What an engine is made from."""
+    """What an engine is made from. `cache` is the directory of the files that were fetched from remote stores."""
 
     engine: Engine
     formats: Mapping[str, PartitionFormat]
     aggregations: Mapping[str, Aggregation]
     max_attached: int
     max_answer_bytes: int
+    cache: str = ""
 
 
 QueryEngineFactory = Callable[[EngineParts], QueryEngine]
@@ -86,6 +87,7 @@ class LocalEngine:
         self._functions = parts.aggregations
         self._fragment_size = parts.max_attached
         self._max_answer_bytes = parts.max_answer_bytes
+        self._cache = Path(parts.cache)
         self._watchdog = Watchdog()
         self.formats = frozenset(parts.formats)
 
@@ -184,7 +186,9 @@ class LocalEngine:
             attach = format_.attach(partition.location, alias)
             detach = format_.detach(alias)
             if attach is not None and detach is not None:
-                attachments.append(Attachment(alias, attach, detach))
+                path = Path(partition.location)
+                cached = path if path.parent == self._cache else None
+                attachments.append(Attachment(alias, attach, detach, cached))
                 by_alias[alias] = partition
             relations[partition.id] = format_.relation(partition.location, alias, partition.table_name)
 
