@@ -74,6 +74,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.keys = keys
         self.asked: Counter[tuple[str, Operation]] = Counter()
         self.refused = 0
+        self.is_gone = False
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
@@ -81,6 +82,12 @@ class FaultProxy(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def go(self) -> None:
+        """Refuse every connection from now on, and end those that there are."""
+        self.is_gone = True
+        self.shutdown()
+        self.server_close()
 
     @contextmanager
     def fault(self, kind: Kind, *operations: Operation, within: str = "", times: int | None = None) -> Iterator[Fault]:
@@ -130,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.server.is_gone:
+            self._reset()
+            return
         parts = urlsplit(self.path)
         bucket = parts.path.split("/")[1]
         operation = self._operation(parts.path, parts.query)
