@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 ENGINE = "duckdb"
 # Partitions that one process rewrites at a time, all within the memory of one engine.
 _REWRITES = 2
+# All server processes together keep at most one in so many bytes of the cache from eviction while no query reads them.
+_ATTACHED_SHARE = 4
 # Other processes change targets too: what is known of one is read again after this.
 _TARGET_AGE_S = 5.0
 _EPOCHS_PER_ORPHAN_AGE = 6
@@ -182,11 +184,14 @@ class Runtime:
 
     def _query_engine(self) -> QueryEngine:
         settings = self.settings
-        limits = _limits(
-            settings,
-            threads=settings.query_threads,
-            memory_bytes=settings.query_memory_bytes,
-            max_attached=settings.query_max_attached,
+        limits = replace(
+            _limits(
+                settings,
+                threads=settings.query_threads,
+                memory_bytes=settings.query_memory_bytes,
+                max_attached=settings.query_max_attached,
+            ),
+            max_cached_bytes=settings.query_cache_max_bytes // _ATTACHED_SHARE // settings.http_workers,
         )
         factory = self.plugins.query_engines.get(ENGINE)
         if factory is None:
@@ -198,6 +203,7 @@ class Runtime:
                 aggregations=self.plugins.aggregations,
                 max_attached=settings.query_max_attached,
                 load_inline=self.inline_loader.load,
+                cache=self.cache.location,
             )
         )
 

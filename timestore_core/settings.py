@@ -264,6 +264,11 @@ class Settings(BaseSettings):
         default=False,
         help="whether a target's endpoint may be a link-local or metadata address",
     )
+    storage_retry_ms: NotNegative = _env(
+        "TIMESTORE_STORAGE_RETRY_MS",
+        default=5_000,
+        help="how long a remote store's failure is tried again before it is a 503",
+    )
     query_cache_enabled: bool = _env(
         "TIMESTORE_QUERY_CACHE_ENABLED", default=True, help="keep files of remote targets on this machine's disk"
     )

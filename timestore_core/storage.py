@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from timestore_core.settings import Settings
 
@@ -94,6 +94,17 @@ class StorageDriver(Protocol):
 
     def check(self) -> None:
         """Raise OSError unless the target can be read and written now."""
+
+
+@runtime_checkable
+class SizedFetch(Protocol):
+    """What a driver may offer beside: a download that ends where the file should, whatever the store sends.
+
+    Without it the store is asked for the file's size first, and a file of another size is not downloaded.
+    """
+
+    def fetch_sized(self, key: str, destination: Path, size_bytes: int) -> None:
+        """As `fetch`; raises OSError, as soon as that shows, where the file is not of this size."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from timestore_core.runtime import Runtime
 log = structlog.get_logger(__name__)
 
 _CHECK_TIMEOUT_S = 5
+# Below the other: who takes too long is still named.
+_TARGETS_TIMEOUT_S = 4
 _CLOCK_TOLERANCE_S = 60
 # Which targets are in use changes rarely, and looking it up reads the catalog.
 _TARGETS_AGE_S = 15
@@ -41,6 +43,7 @@ class ReadyResource:
         self._is_draining = is_draining
         self._in_use: tuple[float, Sequence[StorageTarget]] = (float("-inf"), ())
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ready")
+        self._targets_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="ready-target")
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         del req
@@ -73,12 +76,17 @@ class ReadyResource:
         return {"warnings": warnings} if warnings else {}
 
     def _storage(self) -> Mapping[str, Any]:
-        target = self._runtime.targets.default
-        self._runtime.targets.driver(target).check()
-        away = [one.name for one in self._others(target) if not self._can_be_read(one)]
+        default = self._runtime.targets.default
+        running = [(default, self._targets_pool.submit(self._use, default))]
+        running += [(one, self._targets_pool.submit(self._read, one)) for one in self._others(default)]
+        wait([check for _, check in running], timeout=_TARGETS_TIMEOUT_S)
+        away = [one.name for one, check in running if not check.done() or check.exception() is not None]
+        for one, check in running:
+            if check.done() and check.exception() is not None:
+                log.warning("ready.target_away", target=one.name, error=str(check.exception())[:300])
         if away:
-            raise Unavailable(f"cannot be read: {', '.join(away)}")
-        return {"target": target.name}
+            raise Unavailable(f"cannot be used: {', '.join(away)}")
+        return {"target": default.name}
 
     def _others(self, default: StorageTarget) -> Sequence[StorageTarget]:
         """The other targets that hold partitions of current snapshots, looked up now and then."""
@@ -88,14 +96,17 @@ class ReadyResource:
             self._in_use = (time.monotonic(), known)
         return [one for one in known if one.id != default.id]
 
-    def _can_be_read(self, target: StorageTarget) -> bool:
-        try:
-            driver = self._runtime.targets.driver(target)
-            # Whether it is there does not matter, only that the store can say so.
-            driver.stat(".timestore/ready")
-            return all("://" in place or Path(place).is_dir() for place in driver.allowed_locations())
-        except (OSError, TimestoreError):
-            return False
+    def _use(self, target: StorageTarget) -> None:
+        """Raises where the target cannot be written and read."""
+        self._runtime.targets.driver(target).check()
+
+    def _read(self, target: StorageTarget) -> None:
+        """Raises where the target cannot be read."""
+        driver = self._runtime.targets.driver(target)
+        # Whether it is there does not matter, only that the store can say so.
+        driver.stat(".timestore/ready")
+        if not all("://" in place or Path(place).is_dir() for place in driver.allowed_locations()):
+            raise OSError("its directory is not there")
 
     def _engine(self) -> Mapping[str, Any]:
         self._runtime.engine.check()

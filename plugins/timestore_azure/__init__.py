@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timestore_remote.config import bucket_of, filled, prefix_of, text_of
-from timestore_remote.driver import Bucket, RemoteDriver, staging_below
+from timestore_remote.config import bucket_of, filled, prefix_of, retry_of, text_of
+from timestore_remote.driver import Bucket, Habits, RemoteDriver, staging_below
 from timestore_remote.endpoint import check_endpoint
 
 from timestore_core.hookspecs import hookimpl
@@ -41,6 +41,7 @@ def _complete(config: Mapping[str, Any], settings: Settings) -> Mapping[str, Any
         **filled(config, defaults),
         "_staging": str(staging_below(settings.spill_dir)),
         "_allowLinkLocal": settings.storage_allow_link_local,
+        "_retryMs": settings.storage_retry_ms,
     }
 
 
@@ -55,7 +56,8 @@ def _open(config: Mapping[str, Any]) -> RemoteDriver:
             check_endpoint(value.strip(), allow_link_local=bool(config.get("_allowLinkLocal")))
     bucket = Bucket(name, prefix, f"az://{'/'.join(part for part in (name, prefix) if part)}")
     staging = Path(str(config.get("_staging") or "/tmp/timestore-staging"))
-    return RemoteDriver("azure_blob", bucket, staging, lambda: _file_system(config))
+    habits = Habits(**retry_of(config))
+    return RemoteDriver("azure_blob", bucket, staging, lambda: _file_system(config), habits=habits)
 
 
 def _file_system(config: Mapping[str, Any]) -> Any:
@@ -65,7 +67,7 @@ def _file_system(config: Mapping[str, Any]) -> Any:
         raise OSError("adlfs is not installed; pip install 'timestore[azure]'") from error
     names = ("accountName", "accountKey", "connectionString", "sasToken")
     account, key, connection, token = (text_of(config, name) for name in names)
-    return adlfs.AzureBlobFileSystem(
+    system = adlfs.AzureBlobFileSystem(
         account_name=None if connection else account,
         account_key=None if connection else key,
         connection_string=connection,
@@ -75,3 +77,6 @@ def _file_system(config: Mapping[str, Any]) -> Any:
         use_listings_cache=False,
         skip_instance_cache=True,
     )
+    # The driver tries again, for as long as the settings say; left to itself the library waits 15 seconds first.
+    system.service_client._config.retry_policy.total_retries = 0
+    return system

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timestore_remote.config import bucket_of, filled, prefix_of, text_of
-from timestore_remote.driver import Bucket, RemoteDriver, staging_below
+from timestore_remote.config import bucket_of, filled, prefix_of, retry_of, text_of
+from timestore_remote.driver import Bucket, Habits, RemoteDriver, staging_below
 from timestore_remote.endpoint import check_endpoint
 
 from timestore_core.hookspecs import hookimpl
@@ -18,6 +18,7 @@ from timestore_core.storage import InPlace, Secret, StorageKind
 
 SECRETS = frozenset({"credentials", "hmacSecret"})
 _TIMEOUT_S = 20
+_DEADLINE_S = 10
 
 
 @hookimpl
@@ -42,6 +43,7 @@ def _complete(config: Mapping[str, Any], settings: Settings) -> Mapping[str, Any
         **filled(config, defaults),
         "_staging": str(staging_below(settings.spill_dir)),
         "_allowLinkLocal": settings.storage_allow_link_local,
+        "_retryMs": settings.storage_retry_ms,
     }
 
 
@@ -53,7 +55,9 @@ def _open(config: Mapping[str, Any]) -> RemoteDriver:
     _token(config)
     bucket = Bucket(name, prefix, f"gs://{'/'.join(part for part in (name, prefix) if part)}")
     staging = Path(str(config.get("_staging") or "/tmp/timestore-staging"))
-    return RemoteDriver("gcs", bucket, staging, lambda: _file_system(config), lambda: _in_place(config, bucket))
+    # gcsfs tries again by itself, six times and ever more slowly, and cannot be told not to.
+    habits = Habits(**retry_of(config), tries=1, deadline_s=_DEADLINE_S)
+    return RemoteDriver("gcs", bucket, staging, lambda: _file_system(config), lambda: _in_place(config, bucket), habits)
 
 
 def _file_system(config: Mapping[str, Any]) -> Any:

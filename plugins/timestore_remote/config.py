@@ -45,3 +45,8 @@ def filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
         if value is not None and config.get(name) in (None, "")
     }
     return {**config, **added}
+
+
+def retry_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """For how long a failing call is tried again, where the service's settings have told."""
+    return {"retry_ms": config["_retryMs"]} if "_retryMs" in config else {}

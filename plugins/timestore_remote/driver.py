@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,24 +16,21 @@ from uuid import uuid4
 import stamina
 
 from timestore_core.storage import InPlace, StoredFile
+from timestore_remote.failures import RemoteError, explained, is_not_understood, is_transient
 
 T = TypeVar("T")
 
 _TRIES = 4
-_TRY_FOR_S = 45.0
+_DEFAULT_RETRY_MS = 5_000
+# What a transfer may take beside: a large file is worth more than a failure at its end costs.
+_TRIED_AGAIN_BYTES_PER_S = 10 * 2**20
+# One request that takes longer than this, and than its bytes take at this speed, has failed.
+_DEADLINE_S = 30
+_SLOWEST_BYTES_PER_S = 2**18
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "timeCreated", "created")
 _PROBE = b"timestore"
 # What these tell at debug level are whole requests and answers: tokens, signatures, and what a store repeats of them.
 _TALKATIVE = ("aiobotocore", "botocore", "s3fs", "gcsfs", "google", "adlfs", "azure", "fsspec", "urllib3", "aiohttp")
-
-
-class RemoteError(OSError):
-    """A store that failed; `transient` ones are worth another try. `code` is the kind of failure, see `_name`."""
-
-    def __init__(self, message: str, *, transient: bool, code: str | None = None) -> None:
-        super().__init__(errno.EIO, message)
-        self.transient = transient
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +52,24 @@ class Bucket:
         return "/".join(part for part in (self.name, self.prefix) if part)
 
 
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How one kind's library is used: how often a call is tried, for how long, and what a download is asked with.
+
+    `tries` is 1 where the library tries again by itself and cannot be told not to; `deadline_s` ends it then.
+    """
+
+    retry_ms: int = _DEFAULT_RETRY_MS
+    tries: int = _TRIES
+    deadline_s: float = _DEADLINE_S
+    download: Mapping[str, Any] = field(default_factory=dict)
+
+
 class RemoteDriver:
-    """One target. `connect` gives the fsspec file system, once; `in_place` says how DuckDB may read it itself."""
+    """One target. `connect` gives the fsspec file system, once; `in_place` says how DuckDB may read it itself.
+
+    The libraries' own retries are switched off by `connect`: what can help is tried again here, and nowhere else.
+    """
 
     def __init__(
         self,
@@ -65,15 +78,20 @@ class RemoteDriver:
         staging: Path,
         connect: Callable[[], Any],
         in_place: Callable[[], InPlace | None] = lambda: None,
+        habits: Habits = Habits(),
     ) -> None:
         self._kind = kind
         self._bucket = bucket
         self._staging = staging
         self._connect = connect
         self._in_place = in_place
+        self._habits = habits
         self._opened: Any = None
+        self._knows_conditions = True
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
+        # It logs each error with the store's own words; the driver raises it without them.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
     def staging_dir(self) -> Path:
         self._staging.mkdir(parents=True, exist_ok=True)
@@ -81,10 +99,16 @@ class RemoteDriver:
 
     def put(self, source: Path, key: str) -> StoredFile:
         path, size_bytes = self._bucket.path(key), source.stat().st_size
+        # Also where the store is asked to refuse it: some take no notice of the condition.
         if self.stat(key) is not None:
             raise FileExistsError(errno.EEXIST, f"{key}: is taken")
-        # Nobody else can have made this name up: what is there after a failed try is ours, whole or not at all.
-        self._try("write", lambda: self._file_system().put_file(str(source), path))
+        try:
+            self._try("write", lambda: self._write(source, path, size_bytes), size_bytes)
+        except (FileExistsError, FileNotFoundError):
+            # Where an earlier answer was lost (the libraries too send a request twice) the file in our way is our own;
+            # and an upload in parts that was ended without our hearing of it is not there any more to be given up.
+            if not self._is_stored(source, key):
+                raise
         found = self.stat(key)
         if found is None or found.size_bytes != size_bytes:
             raise RemoteError(f"{self._kind}: {key} is not there, or not whole, after it was stored", transient=True)
@@ -92,16 +116,29 @@ class RemoteDriver:
         return found
 
     def fetch(self, key: str, destination: Path) -> None:
+        found = self.stat(key)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, f"{self._kind}: there is no such file or bucket")
+        self.fetch_sized(key, destination, found.size_bytes)
+
+    def fetch_sized(self, key: str, destination: Path, size_bytes: int) -> None:
         path = self._bucket.path(key)
 
         def get() -> None:
             destination.unlink(missing_ok=True)
-            self._file_system().get_file(path, str(destination))
+            limit = _AtMost(size_bytes, self._kind)
+            deadline_s = self._deadline_s(size_bytes)
+            self._file_system().get_file(
+                path, str(destination), callback=limit, timeout=deadline_s, **self._habits.download
+            )
+            if destination.stat().st_size != size_bytes:
+                raise RemoteError(f"{self._kind}: a file came cut short", transient=True)
 
-        self._try("read", get)
-        expected = self.stat(key)
-        if expected is None or destination.stat().st_size != expected.size_bytes:
-            raise RemoteError(f"{self._kind}: {key} came cut short", transient=True)
+        try:
+            self._try("read", get, size_bytes)
+        except BaseException:
+            destination.unlink(missing_ok=True)
+            raise
 
     def in_place(self) -> InPlace | None:
         return self._in_place()
@@ -116,7 +153,9 @@ class RemoteDriver:
     def stat(self, key: str) -> StoredFile | None:
         path = self._bucket.path(key)
         try:
-            found = self._try("look up", lambda: self._file_system().info(path, refresh=True))
+            found = self._try(
+                "look up", lambda: self._file_system().info(path, refresh=True, timeout=self._habits.deadline_s)
+            )
         except FileNotFoundError:
             return None
         return _stored(key, found) if found.get("type") == "file" else None
@@ -124,7 +163,7 @@ class RemoteDriver:
     def delete(self, key: str) -> None:
         path = self._bucket.path(key)
         with suppress(FileNotFoundError):
-            self._try("delete", lambda: self._file_system().rm_file(path))
+            self._try("delete", lambda: self._file_system().rm_file(path, timeout=self._habits.deadline_s))
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         start = self._bucket.path(prefix) if prefix else self._bucket.root
@@ -153,49 +192,74 @@ class RemoteDriver:
             self._opened = self._connect()
         return self._opened
 
-    def _try(self, what: str, work: Callable[[], T]) -> T:
+    def _write(self, source: Path, path: str, size_bytes: int) -> None:
+        """Store the file unless there is one; where the store does not know that condition, whatever there is."""
+        system, deadline_s = self._file_system(), self._deadline_s(size_bytes)
+        if self._knows_conditions:
+            try:
+                with explained(self._kind, "write"):
+                    system.put_file(str(source), path, mode="create", timeout=deadline_s)
+                return
+            except RemoteError as error:
+                if not is_not_understood(error):
+                    raise
+        system.put_file(str(source), path, timeout=deadline_s)
+        self._knows_conditions = False
+
+    def _is_stored(self, source: Path, key: str) -> bool:
+        """Whether the store has this very file under the key."""
+        found = self.stat(key)
+        if found is None or found.size_bytes != source.stat().st_size:
+            return False
+        fetched = self.staging_dir() / f"compared-{uuid4()}"
+        try:
+            self.fetch_sized(key, fetched, found.size_bytes)
+            return filecmp.cmp(source, fetched, shallow=False)
+        finally:
+            fetched.unlink(missing_ok=True)
+
+    def _deadline_s(self, size_bytes: int) -> float:
+        return self._habits.deadline_s + size_bytes / _SLOWEST_BYTES_PER_S
+
+    def _try(self, what: str, work: Callable[[], T], size_bytes: int = 0) -> T:
         """The work, again where trying again can help. Every step here may be repeated."""
+        for_s = self._habits.retry_ms / 1000
         for attempt in stamina.retry_context(
-            on=_is_transient, attempts=_TRIES, timeout=_TRY_FOR_S, wait_initial=0.1, wait_max=3.0
+            on=is_transient,
+            attempts=self._habits.tries if for_s else 1,
+            timeout=for_s + size_bytes / _TRIED_AGAIN_BYTES_PER_S or None,
+            wait_initial=0.1,
+            wait_max=2.0,
+            wait_jitter=0.4,
         ):
-            with attempt, self._explained(what):
+            with attempt, explained(self._kind, what):
                 return work()
         raise AssertionError("unreachable")
 
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """Turn whatever the libraries raise into an OSError that says what failed and repeats nothing that came."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, f"{self._kind}: there is no such file or bucket") from None
-        except PermissionError as error:
-            code = _name(error)
-            raise RemoteError(f"{self._kind}: no permission to {what} ({code})", transient=False, code=code) from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) and what == "read":
-                raise
-            if isinstance(error.__cause__, ImportError):
-                # The text is our own, and says which package.
-                raise RemoteError(f"{self._kind}: {error}", transient=False, code="ImportError") from error
-            code = _name(error)
-            raise RemoteError(f"{self._kind}: cannot {what} ({code})", transient=True, code=code) from error
-        except TimeoutError as error:
-            raise RemoteError(
-                f"{self._kind}: did not answer in time to {what}", transient=True, code="TimeoutError"
-            ) from error
-        except Exception as error:
-            code = _name(error)
-            raise RemoteError(f"{self._kind}: cannot {what} ({code})", transient=True, code=code) from error
+
+class _AtMost:
+    """What fsspec tells of a download; ends it when the store announces or sends more than the file has."""
+
+    def __init__(self, size_bytes: int, kind: str) -> None:
+        self._size_bytes = size_bytes
+        self._kind = kind
+        self._came = 0
+
+    def set_size(self, size: int | None) -> None:
+        if size is not None and size > self._size_bytes:
+            raise RemoteError(f"{self._kind}: a file is larger than it was written", transient=False)
+
+    def absolute_update(self, value: int) -> None:
+        self._came = value
+        self.set_size(value)
+
+    def relative_update(self, inc: int = 1) -> None:
+        self.absolute_update(self._came + inc)
 
 
 def staging_below(spill: Path) -> Path:
     """The local directory where files of remote targets are written before they are sent."""
     return spill.parent / "staging"
-
-
-def _is_transient(error: Exception) -> bool:
-    return isinstance(error, RemoteError) and error.transient
 
 
 def _stored(key: str, about: dict[str, Any]) -> StoredFile:
@@ -215,18 +279,3 @@ def _modified(about: dict[str, Any]) -> datetime | None:
         if isinstance(value, datetime):
             return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     return None
-
-
-def _name(error: BaseException) -> str:
-    """What kind of failure it was: a class, a code of the store or of the system, never its text."""
-    for one in (error, error.__cause__, error.__context__):
-        response = getattr(one, "response", None)
-        if isinstance(response, dict):
-            code = response.get("Error", {}).get("Code")
-            if isinstance(code, str) and code.isalnum():
-                return code
-        status = getattr(one, "code", None) or getattr(one, "status_code", None)
-        if isinstance(status, int):
-            return f"HTTP {status}"
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if isinstance(number, int) and number else type(error).__name__

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from timestore_remote.config import bucket_of, filled, prefix_of, text_of
-from timestore_remote.driver import Bucket, RemoteDriver, staging_below
+from timestore_remote.config import bucket_of, filled, prefix_of, retry_of, text_of
+from timestore_remote.driver import Bucket, Habits, RemoteDriver, staging_below
 from timestore_remote.endpoint import check_endpoint
 
 from timestore_core.hookspecs import hookimpl
@@ -47,6 +47,7 @@ def _complete(config: Mapping[str, Any], settings: Settings) -> Mapping[str, Any
         **filled(config, defaults),
         "_staging": str(staging_below(settings.spill_dir)),
         "_allowLinkLocal": settings.storage_allow_link_local,
+        "_retryMs": settings.storage_retry_ms,
     }
 
 
@@ -61,7 +62,13 @@ def _open(config: Mapping[str, Any]) -> RemoteDriver:
     credentials = _Credentials(config)
     staging = Path(str(config.get("_staging") or "/tmp/timestore-staging"))
     return RemoteDriver(
-        "s3", bucket, staging, lambda: _file_system(config), lambda: _in_place(config, bucket, credentials)
+        "s3",
+        bucket,
+        staging,
+        lambda: _file_system(config),
+        lambda: _in_place(config, bucket, credentials),
+        # In one stream: asked for several parts at once, a store that knows no ranges sends the whole file each time.
+        Habits(**retry_of(config), download={"max_concurrency": 1}),
     )
 
 
@@ -74,7 +81,7 @@ def _file_system(config: Mapping[str, Any]) -> Any:
     client: dict[str, Any] = {"region_name": text_of(config, "region") or _DEFAULT_REGION}
     if text_of(config, "endpoint"):
         client["endpoint_url"] = text_of(config, "endpoint")
-    return s3fs.S3FileSystem(
+    system = s3fs.S3FileSystem(
         key=text_of(config, "accessKeyId"),
         secret=text_of(config, "secretAccessKey"),
         token=text_of(config, "sessionToken"),
@@ -82,7 +89,8 @@ def _file_system(config: Mapping[str, Any]) -> Any:
         config_kwargs={
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "read_timeout": _READ_TIMEOUT_S,
-            "retries": {"max_attempts": 2, "mode": "standard"},
+            # The driver tries again, for as long as the settings say.
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
             "s3": {"addressing_style": "path" if path_style else "auto"},
             # Servers that are not AWS's know nothing of the newer checksums.
             "request_checksum_calculation": "when_required",
@@ -91,6 +99,8 @@ def _file_system(config: Mapping[str, Any]) -> Any:
         use_listings_cache=False,
         skip_instance_cache=True,
     )
+    system.retries = 1
+    return system
 
 
 class _Credentials:

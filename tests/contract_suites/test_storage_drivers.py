@@ -13,7 +13,7 @@ import stamina
 import timestore_s3
 from timestore_local.driver import LocalDriver
 
-from tests.contract_suites.example import example
+from tests.contract_suites.example import example, guide
 from tests.contract_suites.moto_server import SECRET, config, make_bucket, moto_server
 from tests.service import free_port
 from timestore_core.storage import StorageDriver
@@ -93,6 +93,20 @@ class TestTheExamplesDriver(DirectoryDriverContract):
         return driver
 
 
+class TestTheGuidesDriver(StorageDriverContract):
+    @pytest.fixture
+    def driver(self, tmp_path: Path) -> StorageDriver:
+        return self._opened(tmp_path, tmp_path)
+
+    @pytest.fixture
+    def failing_driver(self, tmp_path: Path) -> StorageDriver:
+        return self._opened(tmp_path, tmp_path / "no such directory")
+
+    def _opened(self, tmp_path: Path, home: Path) -> StorageDriver:
+        driver: StorageDriver = guide("ShelfDriver", tmp_path)["ShelfDriver"](home / "shelf.db")
+        return driver
+
+
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with moto_server() as url:
@@ -100,9 +114,6 @@ def url() -> Iterator[str]:
 
 
 class TestS3Driver(StorageDriverContract):
-    # It looks first and writes then. The ids in the keys of partitions are made up anew for each try.
-    refuses_concurrent_puts = False
-
     @pytest.fixture
     def driver(self, url: str, tmp_path: Path) -> StorageDriver:
         bucket = f"bucket-{uuid4()}"

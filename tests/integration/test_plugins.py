@@ -6,10 +6,12 @@ import inspect
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +248,7 @@ def test_the_guide_names_no_hook_that_there_is_not() -> None:
     assert set(re.findall(r"^\| `(timestore_\w+)` \|", README.read_text(), re.MULTILINE)) == set(HOOKS)
 
 
-def test_the_first_plugin_of_the_guide_does_what_the_guide_says(
+def test_the_two_plugins_of_the_guide_do_what_the_guide_says(
     make_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     blocks = re.findall(r"```(\w+)\n(.*?)```", README.read_text(), re.DOTALL)
@@ -259,8 +261,13 @@ def test_the_first_plugin_of_the_guide_does_what_the_guide_says(
     answer = json.loads(next(text for kind, text in blocks if kind == "json"))
     ((entry_point, module),) = project["project"]["entry-points"][GROUP].items()
     plugin(tmp_path, module, code, entry_point)
-    service = make_service(PYTHONPATH=str(tmp_path)).start()
+    plugin(tmp_path, "my_shelf", next(text for kind, text in blocks if "class ShelfDriver" in text), "my-shelf")
+    shelf = tmp_path / "shelf.db"
+    settings = {"TIMESTORE_STORAGE_DRIVER": "shelf", "SHELF_PATH": str(shelf)}
+    service = make_service(PYTHONPATH=str(tmp_path), **settings).start()
 
-    assert service.ingest("mains", batch_json).status_code == 201
+    (partition,) = service.ingest("mains", batch_json).json()["manifest"]["partitions"]
+    with closing(sqlite3.connect(shelf)) as database:
+        assert (partition["filePath"],) in database.execute("SELECT key FROM files").fetchall()
     assert service.query("mains", query_json).json() == answer
     assert service.stop() == 0

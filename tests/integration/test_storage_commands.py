@@ -220,6 +220,8 @@ def test_a_moved_dataset_answers_the_same_and_new_batches_stay_where_they_went(s
     assert "0 are elsewhere" in moved.stdout
     assert places(stand, "moved") == {id_}
     assert numbers_of(stand.service, "moved") == [1, 2, 3, 4, 5]
+    (run, *_) = ask(stand.service, "GET", "/admin/lifecycle/status", datasetId="moved")["jobs"]
+    assert (run["operations"], run["status"], run["triggerSource"]) == (["move"], "completed", "manual")
     numbers(stand.service, "moved", [6])
     assert len(places(stand, "moved")) == 2
 

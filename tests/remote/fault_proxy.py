@@ -19,7 +19,21 @@ from typing import Literal
 from urllib.parse import parse_qsl, quote, urlsplit
 
 Operation = Literal["GET", "PUT", "HEAD", "DELETE", "LIST", "POST"]
-Kind = Literal["500", "503", "slow", "cut", "reset", "altered", "lagging", "swallowed", "forgotten"]
+Kind = Literal[
+    "500",
+    "503",
+    "slow",
+    "cut",
+    "reset",
+    "altered",
+    "lagging",
+    "longer",
+    "swallowed",
+    "forgotten",
+    "501*",
+    "400*",
+    "200*",
+]
 
 _PAUSE_S, _PIECES = 0.15, 8
 _NOT_FORWARDED = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"})
@@ -39,6 +53,7 @@ class Fault:
     """What happens to these operations on paths with this text in them, the next `times` or until it is mended.
 
     `swallowed`: the store does it and its answer never comes. `forgotten`: the store answers and has done nothing.
+    `longer`: what comes never ends. With a `*`: what a store answers that knows no conditions; 200, it overwrites.
     """
 
     kind: Kind
@@ -59,6 +74,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.keys = keys
         self.asked: Counter[tuple[str, Operation]] = Counter()
         self.refused = 0
+        self.is_gone = False
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
@@ -66,6 +82,12 @@ class FaultProxy(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def go(self) -> None:
+        """Refuse every connection from now on, and end those that there are."""
+        self.is_gone = True
+        self.shutdown()
+        self.server_close()
 
     @contextmanager
     def fault(self, kind: Kind, *operations: Operation, within: str = "", times: int | None = None) -> Iterator[Fault]:
@@ -115,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.server.is_gone:
+            self._reset()
+            return
         parts = urlsplit(self.path)
         bucket = parts.path.split("/")[1]
         operation = self._operation(parts.path, parts.query)
@@ -129,6 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         kind = self.server.strike(operation, f"{parts.path}?{parts.query}")
         if kind in ("500", "503"):
             self._answer(int(kind), {}, _error("InternalError" if kind == "500" else "SlowDown", "a fault"))
+        elif kind in ("501*", "400*") and "if-none-match" in self.headers:
+            code = "NotImplemented" if kind == "501*" else "InvalidArgument"
+            self._answer(int(kind[:3]), {}, _error(code, "If-None-Match"))
         elif kind == "forgotten":
             self._answer(200, {"ETag": f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'}, b"")
         elif kind == "reset" and operation == "PUT":
@@ -141,7 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in ("connection", "expect"):
+                left_out = ("connection", "expect") + (("if-none-match",) if kind == "200*" else ())
+                if name.lower() not in left_out:
                     upstream.putheader(name, value)
             upstream.endheaders(body)
             found = upstream.getresponse()
@@ -165,6 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
+        if kind == "longer":
+            self._never_end(content)
+            return
         if "Content-Length" not in headers:
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -185,6 +217,14 @@ class _Handler(BaseHTTPRequestHandler):
                     time.sleep(_PAUSE_S)
             else:
                 self.wfile.write(content)
+
+    def _never_end(self, content: bytes) -> None:
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(content), content))
 
     def _reset(self) -> None:
         """End the connection as a host does that forgot it."""

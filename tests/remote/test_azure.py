@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
+import timestore_azure
 from filelock import FileLock
 
 from tests.integration.maintenance import head
@@ -18,6 +19,8 @@ from tests.interop.node_bullmq import INSTALL_TIMEOUT_S, NodeUnavailable
 from tests.remote.conftest import RemoteStand
 from tests.remote.one_bucket import lives_there
 from tests.service import free_port, wait_until
+from timestore_core.storage import StorageDriver
+from timestore_core.testing import StorageDriverContract
 
 pytestmark = pytest.mark.extended
 
@@ -100,6 +103,30 @@ def test_a_dataset_lives_in_azure_blob_storage(azure: str, container: str, stand
     named = {one["filePath"]: one["fileSizeBytes"] for one in head(stand.service, "life")["partitions"]}
     assert {one.name: one.size for one in listed} == named
     assert KEY not in stand.service.log.read_text()
+
+
+class TestAzureDriver(StorageDriverContract):
+    @pytest.fixture
+    def driver(self, azure: str, tmp_path: Path) -> StorageDriver:
+        from azure.storage.blob import BlobServiceClient
+
+        name = f"container-{uuid4()}"
+        BlobServiceClient.from_connection_string(azure).create_container(name)
+        return self._opened(azure, name, tmp_path)
+
+    @pytest.fixture
+    def failing_driver(self, tmp_path: Path) -> StorageDriver:
+        connection = f"AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint=http://127.0.0.1:{free_port()}/{ACCOUNT}"
+        return self._opened(connection, "container", tmp_path)
+
+    @pytest.fixture
+    def secrets(self) -> Sequence[str]:
+        return (KEY,)
+
+    def _opened(self, connection: str, container: str, tmp_path: Path) -> StorageDriver:
+        kind = timestore_azure.timestore_storage_drivers()["azure_blob"]
+        config = {"container": container, "prefix": "below/here", "connectionString": connection}
+        return kind.open({**config, "_staging": str(tmp_path / "staging")})
 
 
 @pytest.mark.parametrize("endpoint", ["http://169.254.169.254/account", "http://metadata/account"])

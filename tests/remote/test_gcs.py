@@ -6,14 +6,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
+import timestore_gcs
 
 from tests.integration.maintenance import head
 from tests.remote.conftest import RemoteStand
 from tests.remote.one_bucket import lives_there
 from tests.service import free_port, wait_until
+from timestore_core.storage import StorageDriver
+from timestore_core.testing import StorageDriverContract
 
 pytestmark = pytest.mark.extended
 
@@ -53,6 +57,19 @@ def test_a_dataset_lives_in_google_cloud_storage(gcs: str, stand: RemoteStand) -
     found = {one["name"]: int(one["size"]) for one in listed["items"]}
     named = {one["filePath"]: one["fileSizeBytes"] for one in head(stand.service, "life")["partitions"]}
     assert found == named
+
+
+class TestGcsDriver(StorageDriverContract):
+    # The emulator takes no notice of `ifGenerationMatch`.
+    refuses_concurrent_puts = False
+
+    @pytest.fixture
+    def driver(self, gcs: str, tmp_path: Path) -> StorageDriver:
+        bucket = f"bucket-{uuid4()}"
+        httpx.post(f"{gcs}/storage/v1/b", json={"name": bucket}, params={"project": "project"}).raise_for_status()
+        config = {"bucket": bucket, "prefix": "below/here", "endpoint": gcs, "project": "project"}
+        kind = timestore_gcs.timestore_storage_drivers()["gcs"]
+        return kind.open({**config, "credentials": "anon", "_staging": str(tmp_path / "staging")})
 
 
 @pytest.mark.parametrize("endpoint", ["http://169.254.169.254", "http://metadata.google.internal", "http://u:p@host"])

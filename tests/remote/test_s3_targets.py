@@ -10,8 +10,9 @@ import pytest
 
 from tests.integration.maintenance import ask, ingest, numbers
 from tests.remote.conftest import FIRST, S3, SECOND, RemoteStand
+from tests.remote.fault_proxy import FaultProxy
 from tests.remote.recorder import MARK
-from tests.service import batch, numbers_of, wait_until
+from tests.service import ALL_TIME, batch, numbers_of, wait_until
 
 pytestmark = pytest.mark.extended
 
@@ -173,6 +174,31 @@ def test_the_service_is_not_ready_while_its_bucket_cannot_be_read(
     details = red.json()["details"]
     assert {name for name, one in details.items() if one["status"] == "down"} == {"storage"}
     wait_until(lambda: stand.service.client.get("/ready").status_code == 200, "the service to be ready again")
+    stand.service.kill()
+
+
+@pytest.mark.parametrize("mode", ["fetched", "streamed"])
+def test_a_target_in_use_that_refuses_connections_is_named_by_readiness_and_by_queries(
+    mode: str, s3: S3, new_stand: Callable[..., RemoteStand]
+) -> None:
+    proxy = FaultProxy(s3.proxy.store, s3.proxy.keys)
+    stand = new_stand(**({"TIMESTORE_QUERY_FETCH_BELOW_BYTES": "0"} if mode == "streamed" else {}))
+    own = {"accessKeyId": SECOND.id, "secretAccessKey": SECOND.secret, "endpoint": proxy.url, "forcePathStyle": True}
+    far = stand.target("far-away", bucket="second", prefix=f"away-{mode}", **own)
+    ingest(stand.service, "away", batch([1, 2]) | {"storageTargetId": far})
+    numbers(stand.service, "near", [1])
+    # Which targets are in use is looked up when it starts.
+    assert stand.service.stop() == 0
+    stand.service.start()
+    proxy.go()
+
+    red = stand.service.client.get("/ready")
+    refused = stand.service.query("away", {"timeRange": ALL_TIME})
+
+    assert (red.status_code, "far-away" in red.json()["details"]["storage"]["message"]) == (503, True), red.text
+    assert (refused.status_code, "far-away" in refused.json()["message"]) == (503, True), refused.text
+    assert numbers_of(stand.service, "near") == [1]
+    stand.recorder.check()
     stand.service.kill()
 
 

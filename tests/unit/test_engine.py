@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -11,6 +14,7 @@ import pytest
 
 from timestore_core.engine.attached import Attachment
 from timestore_core.engine.instance import Engine, EngineLimits
+from timestore_core.partitions.cache import CachedFile, FileCache
 from timestore_core.settings import MIB
 
 
@@ -109,3 +113,60 @@ def test_a_file_that_cannot_be_attached_fails_everyone_who_waits_and_is_tried_ag
         make_file(tmp_path / "late.duckdb", 1)
         with instance.attached.pinned([missing], fail):
             assert instance.cursor().execute("SELECT v FROM late.t").fetchone() == (1,)
+
+
+def test_a_cached_file_cannot_be_evicted_while_it_is_attached(tmp_path: Path) -> None:
+    """Nor is it kept attached by more bytes than are allowed, once no query reads it."""
+    cache = FileCache(tmp_path / "cache", max_bytes=10 * MIB)
+    files = [cached_file(tmp_path, number) for number in range(3)]
+    size_bytes = files[0].size_bytes
+    with closing(Engine("test", limits(tmp_path, max_cached_bytes=2 * size_bytes))) as engine:
+        for file in files:
+            read_through(engine, cache, file, tmp_path)
+        with engine.lease([cache.location]) as instance:
+            assert len(instance.attached) == 2
+
+            assert cache.clear() == size_bytes
+            assert not (Path(cache.location) / files[0].name).exists()
+            instance.attached.forget(files[1].checksum)
+            assert cache.clear() == size_bytes
+            read_through(engine, cache, files[2], tmp_path)
+    assert cache.clear() == size_bytes
+    assert open_files_below(tmp_path) == []
+
+
+def limits(tmp_path: Path, max_cached_bytes: int) -> EngineLimits:
+    return EngineLimits(1, 256 * MIB, 256 * MIB, tmp_path / "spill", max_cached_bytes=max_cached_bytes)
+
+
+def cached_file(tmp_path: Path, value: int) -> CachedFile:
+    """What the cache will be asked for; it lies in a file `<value>.duckdb`."""
+    path = tmp_path / f"{value}.duckdb"
+    make_file(path, value)
+    content = path.read_bytes()
+    return CachedFile(hashlib.sha1(content, usedforsecurity=False).hexdigest(), len(content), "duckdb")
+
+
+def read_through(engine: Engine, cache: FileCache, file: CachedFile, tmp_path: Path) -> None:
+    """A query over the cached file, which is fetched where it is not there."""
+    held = cache.hold(file) or cache.fetch(file, lambda path: copy_of(file, tmp_path, path))
+    assert held is not None
+    attach = f"ATTACH '{held.path}' AS \"{file.checksum}\" (READ_ONLY)"
+    attachment = Attachment(file.checksum, attach, f'DETACH "{file.checksum}"', held.path)
+    with engine.lease([cache.location]) as instance, instance.attached.pinned([attachment], fail):
+        assert instance.cursor().execute(f'SELECT count(*) FROM "{file.checksum}".t').fetchone() == (1,)
+        held.let_go()
+        cache.clear()
+        assert held.path.exists()
+
+
+def copy_of(file: CachedFile, tmp_path: Path, path: Path) -> None:
+    for source in tmp_path.glob("*.duckdb"):
+        if hashlib.sha1(source.read_bytes(), usedforsecurity=False).hexdigest() == file.checksum:
+            shutil.copy(source, path)
+
+
+def open_files_below(directory: Path) -> list[str]:
+    """The paths that this process has open there, removed ones too."""
+    found = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    return [path for path in found if path.startswith(str(directory))]

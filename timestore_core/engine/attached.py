@@ -1,23 +1,36 @@
-"""The bounded registry of files that an instance keeps attached, least recently used out first."""
+"""The bounded registry of files that an instance keeps attached, least recently used out first.
+
+What DuckDB has attached it has open: removed, it would still fill the disk. So a file of the cache is locked against
+removal for as long as it is attached, and such files have a limit in bytes of their own, which leaves the cache room.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
 
 import duckdb
+
+from timestore_core.partitions.cache_files import locked_open
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One file to be attached: its alias, which is unique for ever, and the two statements."""
+    """One file to be attached: its alias, which is unique for ever, and the two statements.
+
+    `cached` is its path where it lies in the cache; whoever asks for it holds it meanwhile.
+    """
 
     alias: str
     attach: str
     detach: str
+    cached: Path | None = None
 
 
 @dataclass(slots=True)
@@ -27,15 +40,18 @@ class _Entry:
     ready: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
     forgotten: bool = False
+    lock: FileIO | None = None
+    locked_bytes: int = 0
 
 
 class AttachedFiles:
     """Attaches each file once, however many queries want it, and never detaches one that is in use."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, capacity: int) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, capacity: int, cached_bytes: int) -> None:
         self._connection = connection
         self._detacher = connection.cursor()
         self._capacity = capacity
+        self._cached_bytes = cached_bytes
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
@@ -69,6 +85,13 @@ class AttachedFiles:
                 entry.forgotten = True
                 self._drop_if_forgotten(entry)
 
+    def close(self) -> None:
+        """Give back the locks, once the connection is closed."""
+        with self._lock:
+            for entry in self._entries.values():
+                _unlock(entry)
+            self._entries.clear()
+
     def _take(self, attachments: Sequence[Attachment]) -> tuple[list[_Entry], list[_Entry]]:
         taken, new = [], []
         with self._lock:
@@ -90,6 +113,9 @@ class AttachedFiles:
         with self._connection.cursor() as cursor:
             for entry in entries:
                 try:
+                    if entry.attachment.cached is not None:
+                        entry.lock = locked_open(entry.attachment.cached)
+                        entry.locked_bytes = os.fstat(entry.lock.fileno()).st_size
                     cursor.execute(entry.attachment.attach)
                 except Exception as error:
                     entry.error = error
@@ -102,20 +128,32 @@ class AttachedFiles:
                 entry.pins -= 1
                 if entry.error is not None and self._entries.get(entry.attachment.alias) is entry:
                     del self._entries[entry.attachment.alias]
+                    _unlock(entry)
                 self._drop_if_forgotten(entry)
-            if len(self._entries) > self._capacity:
-                self._evict()
+            self._evict()
 
     def _evict(self) -> None:
-        for alias, entry in list(self._entries.items()):
-            if len(self._entries) <= self._capacity:
+        cached_bytes = sum(entry.locked_bytes for entry in self._entries.values())
+        for entry in list(self._entries.values()):
+            is_full, is_heavy = len(self._entries) > self._capacity, cached_bytes > self._cached_bytes
+            if not is_full and not is_heavy:
                 return
-            if entry.pins == 0:
-                del self._entries[alias]
-                self._detacher.execute(entry.attachment.detach)
+            if entry.pins == 0 and (is_full or entry.locked_bytes):
+                cached_bytes -= entry.locked_bytes
+                self._drop(entry)
 
     def _drop_if_forgotten(self, entry: _Entry) -> None:
-        alias = entry.attachment.alias
-        if entry.forgotten and entry.pins == 0 and self._entries.get(alias) is entry:
-            del self._entries[alias]
+        if entry.forgotten and entry.pins == 0 and self._entries.get(entry.attachment.alias) is entry:
+            self._drop(entry)
+
+    def _drop(self, entry: _Entry) -> None:
+        del self._entries[entry.attachment.alias]
+        try:
             self._detacher.execute(entry.attachment.detach)
+        finally:
+            _unlock(entry)
+
+
+def _unlock(entry: _Entry) -> None:
+    if entry.lock is not None:
+        entry.lock.close()

@@ -32,7 +32,8 @@ _INLINE_SHARE = 4
 class EngineLimits:
     """What one instance may use. `spill_dir` holds a directory of its own for each process.
 
-    `sorters` is how many sorts larger than the memory may run at a time, see `Instance.sorter`.
+    `max_cached_bytes` is how many bytes of the cache's files it keeps attached while no query reads them; `sorters` is
+    how many sorts larger than the memory may run at a time, see `Instance.sorter`.
     """
 
     threads: int
@@ -40,6 +41,7 @@ class EngineLimits:
     temp_bytes: int
     spill_dir: Path
     max_attached: int = 64
+    max_cached_bytes: int = 0
     sorters: int = 0
 
 
@@ -86,7 +88,7 @@ class Instance:
         ).fetchone()
         if locked != (False, True):
             raise RuntimeError(f"DuckDB did not keep its configuration: {locked}")
-        self.attached = AttachedFiles(self._connection, limits.max_attached)
+        self.attached = AttachedFiles(self._connection, limits.max_attached, limits.max_cached_bytes)
         self.inline = InlineTables(self._connection, limits.memory_bytes // _INLINE_SHARE)
         self.leases = 0
         self.retired = False
@@ -120,6 +122,7 @@ class Instance:
 
     def close(self) -> None:
         self._connection.close()
+        self.attached.close()
         shutil.rmtree(self._spill, ignore_errors=True)
 
 

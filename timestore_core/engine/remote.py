@@ -19,8 +19,8 @@ log = structlog.get_logger(__name__)
 HTTPFS = "httpfs"
 _WHEEL = "duckdb_extension_httpfs"
 _INSTALL_TIMEOUT_S = 30
-_HTTP_TIMEOUT_S = 15
-_HTTP_RETRIES = 3
+_HTTP_TIMEOUT_S = 10
+_HTTP_RETRIES = 2
 
 
 @lru_cache(maxsize=1)

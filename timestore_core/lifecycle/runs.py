@@ -102,8 +102,8 @@ class Report:
         }
 
 
-def maintain(maintenance: Maintenance, request: Request) -> Report:
-    """Run the operations on the dataset, or skip them all while another process maintains it.
+def maintain(maintenance: Maintenance, request: Request, operations: Mapping[str, Operation] = OPERATIONS) -> Report:
+    """Run the request's operations on the dataset, or skip them all while another process maintains it.
 
     An operation that fails is reported and the others go on; Unavailable is raised, since all would fail.
     """
@@ -119,7 +119,7 @@ def maintain(maintenance: Maintenance, request: Request) -> Report:
             else:
                 values = {"dataset": dataset.id, "kind": JOB_KIND, "id": run_id}
                 connection.execute(_INTERRUPTED, values)
-                report = _run(run_id, maintenance, request)
+                report = _run(run_id, maintenance, request, operations)
         except TimestoreError as error:
             _end(connection, run_id, maintenance, request, "failed", (), error.message)
             raise
@@ -145,10 +145,10 @@ def run_id_of(request_id: str) -> str:
         return new_id("ljr")
 
 
-def _run(run_id: str, maintenance: Maintenance, request: Request) -> Report:
+def _run(run_id: str, maintenance: Maintenance, request: Request, operations: Mapping[str, Operation]) -> Report:
     done, audit = [], list[Row]()
     for name in request.operations:
-        outcome = _one(maintenance, name)
+        outcome = _one(maintenance, name, operations.get(name))
         done.append(outcome.to_json(name))
         audit += outcome.audit
         log.info("lifecycle.operation", dataset=maintenance.dataset.slug, operation=name, status=outcome.status)
@@ -156,8 +156,7 @@ def _run(run_id: str, maintenance: Maintenance, request: Request) -> Report:
     return Report(run_id, maintenance.dataset, status, tuple(done), tuple(audit))
 
 
-def _one(maintenance: Maintenance, name: str) -> Outcome:
-    operation = OPERATIONS.get(name)
+def _one(maintenance: Maintenance, name: str, operation: Operation | None) -> Outcome:
     if operation is None:
         return Outcome("skipped", f"this version has no operation {name}")
     if maintenance.stop.is_set():

@@ -2,9 +2,8 @@
 
 A file is named by its checksum, so that it can be held against its name, and put in place by a rename. An index keeps
 which files there are and when they were last used; locks of the kernel say which are in use. Room is reserved before a
-download begins and given back when its bytes are gone, so that files and parts together stay below the limit; only a
-store that sends more than the file's size can exceed it, by that excess, until the download ends. The whole directory
-may be deleted at any time.
+download begins and given back when its bytes are gone, so that files and parts together stay below the limit, as long
+as downloads end where the file should: `located` sees to that. The whole directory may be deleted at any time.
 """
 
 from __future__ import annotations

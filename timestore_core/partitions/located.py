@@ -25,7 +25,7 @@ from timestore_core.partitions.cache import AlteredFileError, CachedFile, Held
 from timestore_core.partitions.checksum import sha1_of
 from timestore_core.partitions.stored import remove_staged
 from timestore_core.runtime import Runtime
-from timestore_core.storage import Access, InPlace, Secret, StorageDriver
+from timestore_core.storage import Access, InPlace, Secret, SizedFetch, StorageDriver
 
 log = structlog.get_logger(__name__)
 
@@ -186,7 +186,7 @@ def _let_go(fetched: Held | Path | None) -> None:
 
 def _fetch(runtime: Runtime, one: _Wanted, *, stream: bool) -> Held | Path | None:
     def download(path: Path) -> None:
-        one.driver.fetch(one.partition.file_path, path)
+        _download(one, path)
 
     for attempt in range(1, _TRIES + 1):
         try:
@@ -212,13 +212,27 @@ def _fetch(runtime: Runtime, one: _Wanted, *, stream: bool) -> Held | Path | Non
     raise AssertionError("unreachable")
 
 
+def _download(one: _Wanted, path: Path) -> None:
+    """The file, which never takes more room than it should. Raises AlteredFileError where it is of another size."""
+    key, size_bytes = one.partition.file_path, one.partition.file_size_bytes
+    if one.file is None:
+        one.driver.fetch(key, path)
+    elif isinstance(one.driver, SizedFetch):
+        one.driver.fetch_sized(key, path, size_bytes)
+    else:
+        found = one.driver.stat(key)
+        if found is not None and found.size_bytes != size_bytes:
+            raise AlteredFileError(f"{key}: its store has {found.size_bytes} bytes of its {size_bytes}")
+        one.driver.fetch(key, path)
+
+
 def _fetch_for_now(runtime: Runtime, one: _Wanted) -> Path:
     """The file, verified, where it stays only as long as the query that needs it."""
     directory = _passing_dir(runtime)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{uuid4()}.{one.partition.file_path.rsplit('.', 1)[-1]}"
     try:
-        one.driver.fetch(one.partition.file_path, path)
+        _download(one, path)
         if one.partition.checksum is not None and sha1_of(path) != one.partition.checksum:
             raise AlteredFileError("what came is not what was written")
     except BaseException:

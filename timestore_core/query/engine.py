@@ -75,13 +75,18 @@ def _no_inline(schema: Schema, partition_ids: Sequence[str]) -> Iterable[Loaded]
 
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """What an engine is made from. `load_inline` gives the rows of partitions that are no files."""
+    """What an engine is made from.
+
+    `load_inline` gives the rows of partitions that are no files; `cache` is the directory of the files that were
+    fetched from remote stores.
+    """
 
     engine: Engine
     formats: Mapping[str, PartitionFormat]
     aggregations: Mapping[str, Aggregation]
     max_attached: int
     load_inline: Load = _no_inline
+    cache: str = ""
 
 
 QueryEngineFactory = Callable[[EngineParts], QueryEngine]
@@ -108,6 +113,7 @@ class LocalEngine:
         self._formats = parts.formats
         self._functions = parts.aggregations
         self._fragment_size = parts.max_attached
+        self._cache = Path(parts.cache)
         self._watchdog = Watchdog()
         self._load_inline = parts.load_inline
         self.formats = frozenset({*parts.formats, INLINE})
@@ -240,7 +246,9 @@ class LocalEngine:
             attach = format_.attach(partition.location, alias)
             detach = format_.detach(alias)
             if attach is not None and detach is not None:
-                attachments.append(Attachment(alias, attach, detach))
+                path = Path(partition.location)
+                cached = path if path.parent == self._cache else None
+                attachments.append(Attachment(alias, attach, detach, cached))
                 by_alias[alias] = partition
             relations[partition.id] = format_.relation(partition.location, alias, partition.table_name)
 

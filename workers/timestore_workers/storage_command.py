@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
 
 import typer
 
@@ -14,7 +15,7 @@ from timestore_workers.console import explained, fail, out
 from timestore_workers.lifecycle_command import DatasetName, DryRun, command_runtime, shown_progress
 
 if TYPE_CHECKING:
-    from timestore_core.model import Dataset, StorageTarget
+    from timestore_core.model import StorageTarget
     from timestore_core.runtime import Runtime
 
 storage = typer.Typer(name="storage", help="The places where partition files live.", no_args_is_help=True)
@@ -106,38 +107,45 @@ def move(
     """
     from timestore_core.admin.datasets import find, set_storage_target
     from timestore_core.lifecycle.live import live_partitions
-    from timestore_core.lifecycle.operation import Maintenance
+    from timestore_core.lifecycle.operation import Maintenance, Outcome
+    from timestore_core.lifecycle.runs import Request, maintain
     from timestore_core.lifecycle.tiering import move_partitions
     from timestore_core.model import Actor
 
     with explained(), command_runtime() as runtime:
         target, found = _target(runtime, to), find(runtime, dataset)
-        with _maintenance_lock(runtime, found), _stopped_by_signals() as stop:
+
+        def moved(maintenance: Maintenance) -> Outcome:
             if and_new_batches and not dry_run:
                 # First, so that what comes while the rest moves has not to be moved too.
                 set_storage_target(runtime, found.id, target, Actor("timestore storage move", frozenset()))
                 out.print(f"new batches of {found.slug} go to {target.name}", highlight=False, markup=False)
-            with shown_progress(quiet=False) as progress:
-                maintenance = Maintenance(runtime, found, "manual", dry_run=dry_run, stop=stop, progress=progress)
-                done = move_partitions(maintenance, target, lambda _: True, "move")
+            return move_partitions(maintenance, target, lambda _: True, "move")
+
+        with _stopped_by_signals() as stop, shown_progress(quiet=False) as progress:
+            maintenance = Maintenance(runtime, found, "manual", dry_run=dry_run, stop=stop, progress=progress)
+            report = maintain(maintenance, Request(("move",), str(uuid4())), {"move": moved})
+        if report.status == "skipped":
+            fail(f"another maintenance of {found.slug} is running; try again when it is done")
         left = sum(one.storage_target_id != target.id for one in live_partitions(runtime.database, found.id))
-    word = "would move" if dry_run else "moved"
+    (done,) = report.operations
+    word, partitions, size_bytes = "would move" if dry_run else "moved", done.get("partitions", 0), done.get("bytes", 0)
     out.print(
-        f"{word} {done.partitions:,} partitions ({done.bytes:,} bytes) of {found.slug} to {target.name}; "
+        f"{word} {partitions:,} partitions ({size_bytes:,} bytes) of {found.slug} to {target.name}; "
         f"{left:,} are elsewhere",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    if done.status == "failed":
-        fail(done.message or "some partitions could not be moved")
+    if done["status"] == "failed":
+        fail(done.get("message") or "some partitions could not be moved")
     if left and not dry_run:
         fail("stopped before the end; run the command again to move the rest")
 
 
 @storage.command("cache")
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove what no query uses just now.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove what no process has open just now.")] = False,
 ) -> None:
     """Show what this host's cache of remote partitions holds, and how often it helped its processes."""
     from rich.table import Table
@@ -175,22 +183,6 @@ def _target(runtime: Runtime, key: str) -> StorageTarget:
     if not found:
         fail(f"there is no storage target {key!r}; there are: {', '.join(one.name for one in targets) or 'none'}")
     return found[0]
-
-
-@contextmanager
-def _maintenance_lock(runtime: Runtime, dataset: Dataset) -> Iterator[None]:
-    """The lock under which `lifecycle.runs.maintain` works; ends the command while somebody else holds it."""
-    from timestore_core.catalog.database import translated
-
-    lock = [f"timestore-maintenance-{dataset.id}"]
-    with translated(), runtime.database.connection() as connection:
-        held = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS held", lock).fetchone()
-        if held is None or not held["held"]:
-            fail(f"another maintenance of {dataset.slug} is running; try again when it is done")
-        try:
-            yield
-        finally:
-            connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", lock)
 
 
 @contextmanager
