@@ -54,6 +54,11 @@ class Command:
         return self._environment
 
     @property
+    def storage(self) -> Path:
+        """The root of the default local target."""
+        return Path(self._environment["TIMESTORE_STORAGE_ROOT"])
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

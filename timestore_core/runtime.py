@@ -16,7 +16,7 @@ from timestore_core.catalog.datasets import ensure_default_target, find_storage_
 from timestore_core.catalog.identity import Identity, next_epoch
 from timestore_core.catalog.ownership import claim
 from timestore_core.catalog.snapshots import SnapshotCache
-from timestore_core.engine.instance import Engine, EngineLimits
+from timestore_core.engine.instance import Engine, EngineLimits, own_spill_dir
 from timestore_core.errors import ConfigurationError, NotFound, TimestoreError, Unavailable
 from timestore_core.model import Dataset, Partition, StorageTarget
 from timestore_core.partitions.cache import FileCache
@@ -25,9 +25,10 @@ from timestore_core.partitions.inline import CatalogFiles, FileSource, is_in_cat
 from timestore_core.partitions.inline_load import InlineLoad
 from timestore_core.partitions.inline_loading import InlineLoader
 from timestore_core.plugins import PluginHost
-from timestore_core.query.admission import admission
+from timestore_core.query.admission import admission, select_admission
 from timestore_core.query.engine import EngineParts, QueryEngine
 from timestore_core.queues import Queue
+from timestore_core.select.processes import Processes
 from timestore_core.settings import MIB, Settings
 from timestore_core.storage import StorageDriver
 from timestore_core.times import running_s
@@ -146,8 +147,12 @@ class Runtime:
         self.rewriting = Engine("rewrite", replace(rewriting, sorters=_REWRITES))
         self.engine = self._query_engine()
         self.admission = admission(settings)
+        self.select_admission = select_admission(settings)
+        self.select_processes = Processes(settings)
+        self.select_spill_dir = own_spill_dir(settings.spill_dir, "select")
         self._closers: list[Callable[[], None]] = [
             self.queue.close,
+            self.select_processes.close,
             self.engine.close,
             self.rewriting.close,
             self.writing.close,

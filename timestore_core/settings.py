@@ -367,6 +367,11 @@ class Settings(BaseSettings):
         default=5_000,
         help="a query that waits for longer than this is answered 429, as is one that may not wait",
     )
+    query_sql_processes: Positive = _env(
+        "TIMESTORE_QUERY_SQL_PROCESSES",
+        default=2,
+        help="SQL statements that each process runs at once, each in a process with the memory of an engine",
+    )
     query_threads: Positive = _env(
         "TIMESTORE_QUERY_THREADS", default=_cpu_count(), help="engine threads of each process"
     )

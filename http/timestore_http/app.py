@@ -46,6 +46,8 @@ from timestore_http.media import JSON
 from timestore_http.middleware import RequestLog
 from timestore_http.openapi.resource import OpenApiResource
 from timestore_http.query import QueryResource
+from timestore_http.schema import SchemaResource
+from timestore_http.sql import SqlResource
 
 
 def make_app(runtime: Runtime, is_draining: Callable[[], bool] = lambda: False) -> falcon.App[Any, Any]:
@@ -62,6 +64,8 @@ def make_app(runtime: Runtime, is_draining: Callable[[], bool] = lambda: False) 
     app.add_route("/datasets/{slug}/ingest", IngestResource(runtime))
     app.add_route("/datasets/{slug}/ingest/jobs/{job_id}", IngestJobResource(runtime))
     app.add_route("/datasets/{slug}/query", QueryResource(runtime))
+    app.add_route("/datasets/{slug}/schema", SchemaResource(runtime))
+    app.add_route("/datasets/{slug}/sql", SqlResource(runtime))
     app.add_route("/openapi.json", OpenApiResource(runtime))
     app.add_route("/docs", DocsResource())
     app.add_route("/docs/{asset}", DocsAssetResource())

@@ -23,6 +23,8 @@ SECRET = "a-secret-of-at-least-thirty-two-bytes!"
 GATEWAY = "what only the gateway knows"
 ROUTES: list[tuple[str, str, str, Any]] = [
     ("read", "POST", "/datasets/guarded/query", {"timeRange": ALL_TIME}),
+    ("read", "POST", "/datasets/guarded/sql", {"sql": "SELECT 1"}),
+    ("read", "GET", "/datasets/guarded/schema", None),
     ("read", "GET", "/datasets/guarded/ingest/jobs/some-job", None),
     ("write", "POST", "/datasets/guarded/ingest", batch([1])),
     *(

@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -331,7 +330,7 @@ def test_a_client_that_goes_away_or_takes_nothing_is_left(make_service: Callable
 def test_a_stream_that_fails_half_way_is_broken_and_not_ended(filled: Service, version: str) -> None:
     june = [{**row, "timestamp": row["timestamp"].replace("-01-", "-06-", 1)} for row in many_rows(1, 20_000)]
     publish(filled, "many", june, key="june")
-    root = Path(filled.environment["TIMESTORE_STORAGE_ROOT"])
+    root = filled.storage
     newest = max(
         (path for path in root.rglob("*.duckdb") if "many" in str(path)), key=lambda path: path.stat().st_mtime
     )

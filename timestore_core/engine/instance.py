@@ -138,7 +138,7 @@ class Engine:
         self._lock = threading.Lock()
         self._current: Instance | None = None
         self._made = 0
-        self._spill = _own_spill_dir(limits.spill_dir, name)
+        self._spill = own_spill_dir(limits.spill_dir, name)
 
     @contextmanager
     def lease(self, wanted: Iterable[str] | Access) -> Iterator[Instance]:
@@ -221,7 +221,7 @@ def _as_directory(location: str) -> str:
     return location if location.endswith("/") else f"{location}/"
 
 
-def _own_spill_dir(parent: Path, name: str) -> Path:
+def own_spill_dir(parent: Path, name: str) -> Path:
     """This process's directory; those that dead processes of this host left behind are removed."""
     prefix = f"{socket.gethostname()}-"
     if parent.is_dir():

@@ -114,3 +114,9 @@ def admission(settings: Settings) -> Admission:
     most = max(1, settings.http_threads * 3 // 4)
     running = min(settings.query_concurrency, most)
     return Admission(running, min(running + settings.query_queue, most), settings.query_queue_wait_ms)
+
+
+def select_admission(settings: Settings) -> Admission:
+    """A process's admission of SQL statements, each of which has a process of its own."""
+    running = settings.query_sql_processes
+    return Admission(running, running + settings.query_queue, settings.query_queue_wait_ms)

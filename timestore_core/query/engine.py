@@ -33,7 +33,7 @@ from timestore_core.storage import Access
 
 log = structlog.get_logger(__name__)
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 32_768
 _STREAMED_ERRORS: Mapping[str, type[duckdb.Error]] = {
     "INTERRUPT Error": duckdb.InterruptException,
     "Out of Memory Error": duckdb.OutOfMemoryException,

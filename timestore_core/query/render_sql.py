@@ -44,6 +44,8 @@ def _csv_value(field: ResultField, column: str) -> str:
         return f"coalesce('\"' || to_json({column})::VARCHAR || '\"', '')"
     if field.type != "string":
         return f"coalesce(({json_value(field.type, column)})::VARCHAR, '')"
+    # A list or a struct of a SELECT comes as JSON, which is another type to the engine.
+    column = f"{column}::VARCHAR"
     special = " OR ".join(f"contains({column}, {one})" for one in ("'\"'", "','", "chr(10)", "chr(13)"))
     return (
         f"CASE WHEN {column} IS NULL THEN '' WHEN {column} = '' OR {special} "

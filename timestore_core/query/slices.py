@@ -13,8 +13,8 @@ from timestore_core.model import TimeRange
 from timestore_core.names import quote_identifier
 from timestore_core.query.plan import PlannedPartition, QueryPlan
 
-_SLICE_CELLS = 1_500_000
-_MIN_ROWS, _MAX_ROWS = 4_096, 262_144
+_SLICE_CELLS = 1_000_000
+_MIN_ROWS, _MAX_ROWS = 4_096, 200_000
 _MIN_BINS, _MAX_BINS = 1_024, 65_536
 
 # How many rows each of the equally wide bins has, by number; (range, width in microseconds) → counts.

@@ -87,7 +87,26 @@ def _query() -> Json:
             {"nextCursor": or_null(TEXT), "explain": OPEN},
             description="By time, then by group. Integers keep all 64 bits. `nextCursor` where `cursor` was asked "
             "with, `explain` where that was.",
-        )
+        ),
+        "SqlAnswer": closed(
+            {
+                "rows": array_of({"type": "object", "additionalProperties": True}),
+                "columns": array_of(TEXT),
+                "mode": {"const": "sql"},
+            },
+            description="In the order of the statement.",
+        ),
+        "DatasetSchema": closed(
+            {
+                "datasetId": identifier("ds"),
+                "slug": TEXT,
+                "version": COUNT,
+                "fields": array_of(closed({"name": TEXT, "type": FIELD_TYPE})),
+                "rows": COUNT,
+                "timeRange": or_null(closed({"start": TIME, "end": TIME})),
+            },
+            description="Version 0 while nothing was published. `timeRange` is that of the column `timestamp`.",
+        ),
     }
 
 

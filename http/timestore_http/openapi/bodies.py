@@ -21,6 +21,7 @@ from timestore_core.lifecycle.deletion import WireDeletion
 from timestore_core.lifecycle.runs import CONTRACT_OPERATIONS, OPERATIONS
 from timestore_core.plugins import PluginHost
 from timestore_core.query.request import WireQuery
+from timestore_core.select.request import WireSelect
 from timestore_core.settings import Settings
 from timestore_http.admin.history import MAX_VERSION
 from timestore_http.admin.lifecycle import WireReschedule, WireRun
@@ -29,6 +30,7 @@ from timestore_http.openapi.parts import Json, array_of, or_null, schema
 _KINDS = (
     WireBatch,
     WireQuery,
+    WireSelect,
     WireNewDataset,
     WireDatasetPatch,
     WireStorageTargetChoice,
@@ -177,6 +179,10 @@ def _rules(plugins: PluginHost, settings: Settings) -> Json:
             "description": "The dataset as it was: a version, a pin's name, or a time. What never was is 404, what is "
             "not whole any more 410."
         },
+        "Select.sql": {"description": "One SELECT of DuckDB's, without parameters."},
+        "Select.timeRange": {"description": "Only these rows are in the tables. Each must have the time column."},
+        "Select.timestampColumn": {**name, "description": "The column that `timeRange` is about."},
+        "Select.asOf": {"description": "This dataset as it was, as in a query; others are read as they are."},
         "QueryFilters.partitionKey": {
             "additionalProperties": {
                 "anyOf": [

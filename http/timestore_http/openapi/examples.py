@@ -75,6 +75,11 @@ QUERIES: dict[str, Any] = {
     "page by page": {"timeRange": _RANGE, "order": "desc", "limit": 1000, "cursor": None},
 }
 
+SELECTS: dict[str, Any] = {
+    "the warmest": {"sql": "SELECT site, max(temperature_c) AS warmest FROM dataset GROUP BY site ORDER BY site"},
+    "of one day, by its slug": {"sql": "SELECT count(*) AS rows FROM observatory", "timeRange": _RANGE, "asOf": 1},
+}
+
 DATASET_PATCH: dict[str, Any] = {
     "description": "Weather at two sites, every ten minutes",
     "metadata": {"iam": {"readScopes": [], "writeScopes": None}},

@@ -39,6 +39,13 @@ _FAILURES: dict[int, tuple[str, str, str, str, tuple[str, ...]]] = {
         "Dataset observatory not found",
         (),
     ),
+    406: (
+        "NotAcceptable",
+        "Nothing that `Accept` names can be sent; `details.mediaTypes` lists what can.",
+        "not_acceptable",
+        "accept: nothing of what is accepted can be sent; there are application/json, …",
+        (),
+    ),
     409: (
         "Conflict",
         "The request contradicts what is stored.",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from timestore_core.query.formats import CSV, FORMS, JSON, NDJSON
 from timestore_http.openapi import examples
 from timestore_http.openapi.failures import responses
 from timestore_http.openapi.parameters import SECURITY, refs
 from timestore_http.openapi.parts import Json, answer, body, link, ref
 
 _WITH_BODY = ("contentEncoding", "user")
+_OF_FORMS = ("Vary", "Content-Encoding")
 
 
 def operation(tag: str, operation_id: str, summary: str, answers: Json, **rest: Any) -> Json:
@@ -37,6 +39,8 @@ def paths() -> Json:
         "/datasets/{slug}/ingest": {"post": _ingest()},
         "/datasets/{slug}/ingest/jobs/{job_id}": {"get": _ingest_job()},
         "/datasets/{slug}/query": {"post": _query()},
+        "/datasets/{slug}/sql": {"post": _sql()},
+        "/datasets/{slug}/schema": {"get": _schema()},
         "/health": {"get": _health("getHealth")},
         "/livez": {"get": _health("getLivez")},
         "/ready": {"get": _ready("getReady")},
@@ -103,16 +107,59 @@ def _query() -> Json:
         "query",
         "Rows of a time range, as they are or downsampled",
         {
-            "200": answer(
-                "The rows of one snapshot.", "QueryAnswer", ("ETag", "X-Timestore-Version"), {"again": again}
+            "200": _in_every_form(
+                answer(
+                    "The rows of one snapshot.",
+                    "QueryAnswer",
+                    ("ETag", "X-Timestore-Version", *_OF_FORMS),
+                    {"again": again},
+                )
             ),
             "304": unchanged,
-            **responses(401, 403, 410, 413, 415, 503, 504, 507),
+            **responses(401, 403, 406, 410, 413, 415, 429, 503, 504, 507),
         },
-        description="Buckets are aligned to 1970-01-01 UTC; weeks begin on Monday. With nothing in range: no rows.",
-        parameters=refs("slug", "ifNoneMatch", *_WITH_BODY),
+        description="Buckets are aligned to 1970-01-01 UTC; weeks begin on Monday. With nothing in range: no rows. "
+        "NDJSON, CSV and Arrow are streamed and have no limit on rows; a stream that fails half-way is broken off.",
+        parameters=refs("slug", "ifNoneMatch", "accept", "acceptEncoding", *_WITH_BODY),
         requestBody=body("Query", examples.QUERIES),
     )
+
+
+def _sql() -> Json:
+    return operation(
+        "data",
+        "select",
+        "The answer to one read-only SELECT",
+        {
+            "200": _in_every_form(answer("Its rows.", "SqlAnswer", ("X-Timestore-Version", *_OF_FORMS))),
+            **responses(401, 403, 406, 410, 413, 415, 429, 503, 504, 507),
+        },
+        description="DuckDB's SQL over `dataset`, this one, and over all others that you may read, by their slugs "
+        "(in double quotes where they are no plain names). Nothing else can be reached: no files, no settings, no "
+        "other statements. Lists and structs leave as JSON, dates and intervals as text.",
+        parameters=refs("slug", "accept", "acceptEncoding", *_WITH_BODY),
+        requestBody=body("Select", examples.SELECTS),
+    )
+
+
+def _schema() -> Json:
+    return operation(
+        "data",
+        "getSchema",
+        "The columns, the number of rows and the time they span",
+        {
+            "200": answer("Those of one snapshot.", "DatasetSchema", ("X-Timestore-Version",)),
+            **responses(401, 403, 503),
+        },
+        parameters=refs("slug", "user"),
+    )
+
+
+def _in_every_form(made: Json) -> Json:
+    """The answer in the forms that `Accept` may name beside JSON."""
+    text: Json = {"schema": {"type": "string"}}
+    others = {form.media_type: text if form in (NDJSON, CSV) else {} for form in FORMS if form is not JSON}
+    return {**made, "content": {**made["content"], **others}}
 
 
 def _health(operation_id: str) -> Json:

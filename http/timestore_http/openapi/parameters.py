@@ -8,6 +8,7 @@ from timestore_core.admin.paging import DEFAULT_LIMIT, MAX_LIMIT
 from timestore_core.admin.versions import MAX_WAIT_S
 from timestore_core.ingest.envelope import MAX_KEY_LENGTH
 from timestore_core.plugins import PluginHost
+from timestore_core.query.formats import FORMS
 from timestore_core.settings import Settings
 from timestore_http.admin.history import MAX_VERSION
 from timestore_http.openapi.examples import JOB_ID, PIN_NAME, SLUG, TARGET_ID
@@ -81,6 +82,16 @@ def components(plugins: PluginHost, settings: Settings) -> Json:
         "contentEncoding": _header(
             "Content-Encoding", "How the body is compressed: `gzip`, `deflate`, `zstd`, or not.", {"type": "string"}
         ),
+        "accept": _header(
+            "Accept",
+            f"Default: {FORMS[0].media_type}. Weights (`q`) are heeded.",
+            {"type": "string", "examples": [form.media_type for form in FORMS]},
+        ),
+        "acceptEncoding": _header(
+            "Accept-Encoding",
+            "`zstd` and `gzip` are there; Parquet and small answers come as they are.",
+            {"type": "string"},
+        ),
         "ifNoneMatch": _header("If-None-Match", "The `ETag` of the answer that you have.", {"type": "string"}),
         "ifMatch": _header("If-Match", "The `ETag` (or `updatedAt`) that was read, or `*`.", {"type": "string"}),
         "user": _header(
@@ -111,6 +122,11 @@ def headers() -> Json:
         "Idempotent-Replayed": {
             "description": "The key's batch had been published before; this is its first answer.",
             "schema": {"type": "string", "const": "true"},
+        },
+        "Vary": {"description": "What else the answer depends on.", "required": True, "schema": {"type": "string"}},
+        "Content-Encoding": {
+            "description": "How the body is compressed, where it is.",
+            "schema": {"type": "string", "enum": ["gzip", "zstd"]},
         },
         "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}},
         "WWW-Authenticate": {"description": "What is asked for.", "schema": {"type": "string"}},

@@ -1,0 +1,106 @@
+"""The tables of a SELECT: each a view over the rows of one snapshot, made of exactly the files that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from timestore_core.catalog.snapshots import Head
+from timestore_core.errors import InvalidRequest, TooLarge
+from timestore_core.model import Partition
+from timestore_core.names import quote_identifier
+from timestore_core.partitions.duckdb_file import SQL_TYPES
+from timestore_core.partitions.located import located
+from timestore_core.query.rows_sql import StoredRows, gathered_sql
+from timestore_core.runtime import Runtime
+from timestore_core.select.request import SelectRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What a process needs to have them: statements before it is locked, paths that stay open to it, its views."""
+
+    attach: list[str]
+    allowed_paths: list[str]
+    views: list[str]
+    partitions: int
+
+
+@contextmanager
+def opened_tables(runtime: Runtime, request: SelectRequest, heads: Mapping[str, Head]) -> Iterator[Tables]:
+    """The tables under these names; their files stay where they are for the time of the block.
+
+    Raises InvalidRequest for a time range over a table without that column, TooLarge for too many files, Unavailable
+    where a storage target is away.
+    """
+    chosen = {name: _chosen(runtime, request, name, head) for name, head in heads.items()}
+    by_id = {partition.id: partition for partitions in chosen.values() for partition in partitions}
+    most = runtime.settings.query_max_attached
+    if len(by_id) > most:
+        raise TooLarge(
+            f"the statement reads {len(by_id)} partitions; TIMESTORE_QUERY_MAX_ATTACHED is {most}; give a timeRange",
+            code="query_partitions",
+        )
+    with located(runtime, list(by_id.values()), stream=False) as places:
+        attach: list[str] = []
+        paths: list[str] = []
+        relations: dict[str, str] = {}
+        for number, partition in enumerate(by_id.values()):
+            format_ = runtime.plugins.partition_formats[partition.file_format]
+            location, alias = places.locations[partition.id], f"file-{number}"
+            statement = format_.attach(location, alias)
+            if statement is None:
+                paths.append(location)
+            else:
+                attach.append(statement)
+            relations[partition.id] = format_.relation(location, alias, partition.table_name)
+        views = [
+            f"CREATE TEMP VIEW {quote_identifier(name)} AS {_rows_sql(request, head, chosen[name], relations)}"
+            for name, head in heads.items()
+        ]
+        yield Tables(attach, paths, views, len(by_id))
+
+
+def _chosen(runtime: Runtime, request: SelectRequest, name: str, head: Head) -> list[Partition]:
+    """The partitions that can have rows of the table."""
+    if not head.schema.fields:
+        raise InvalidRequest.at("sql", f"the dataset {name[:80]!r} has no columns yet")
+    found = [partition for partition in runtime.snapshots.partitions(head) if partition.row_count]
+    unread = {partition.file_format for partition in found} - runtime.plugins.partition_formats.keys()
+    if unread:
+        raise InvalidRequest.at("sql", f"{name[:80]!r} has partitions of format {', '.join(sorted(unread))}")
+    if request.time_range is None:
+        return found
+    column, wanted = request.timestamp_column, request.time_range
+    if head.schema.type_of(column) != "timestamp":
+        raise InvalidRequest.at("timestampColumn", f"{column!r} is no timestamp column of {name[:80]!r}")
+    return [
+        partition
+        for partition in found
+        if partition.schema.type_of(column) == "timestamp"
+        and _overlaps(partition, column, wanted.start_us, wanted.end_us)
+    ]
+
+
+def _overlaps(partition: Partition, column: str, start_us: int, end_us: int) -> bool:
+    known = partition.statistics.get(column)
+    if known is None:
+        return True
+    low, high = known.minimum, known.maximum
+    return isinstance(low, int) and isinstance(high, int) and low <= end_us and high >= start_us
+
+
+def _rows_sql(request: SelectRequest, head: Head, partitions: Sequence[Partition], relations: Mapping[str, str]) -> str:
+    if not partitions:
+        columns = ", ".join(
+            f"CAST(NULL AS {SQL_TYPES[field.type]}) AS {quote_identifier(field.name)}" for field in head.schema.fields
+        )
+        return f"SELECT {columns} WHERE false"
+    where = ""
+    if request.time_range is not None:
+        start, end = request.time_range.start_us, request.time_range.end_us
+        time = quote_identifier(request.timestamp_column)
+        where = f"{time} BETWEEN make_timestamp({start:d}) AND make_timestamp({end:d})"
+    sources = [StoredRows(relations[partition.id], partition.schema) for partition in partitions]
+    return gathered_sql(sources, head.schema, where=where)
