@@ -79,7 +79,7 @@ def test_what_plugins_give_is_in_the_document() -> None:
 
     assert schemas["Aggregation"]["properties"]["fn"]["enum"] == sorted(PLUGINS.aggregations)
     assert schemas["NewStorageTarget"]["properties"]["kind"]["enum"] == sorted(PLUGINS.storage_kinds)
-    assert schemas["DatasetPatch"]["properties"]["writeFormat"]["enum"] == sorted(PLUGINS.partition_formats)
+    assert schemas["DatasetPatch"]["properties"]["writeFormat"]["enum"] == sorted({*PLUGINS.partition_formats, "auto"})
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=[one["name"] for one in EXCHANGES])

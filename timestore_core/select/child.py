@@ -5,8 +5,8 @@ may have so much memory and no more, and its DuckDB can open the files of this o
 does to it, the service only starts another.
 
 Frames on both pipes: 4 bytes of length, then the bytes. A request is MessagePack `{"do": …}`. An answer is one frame,
-behind an `m` `{"ok": …}` or `{"error": …, "message": …}`; before it, for rows, one behind an `s` with the schema and one behind
-a `b` for each batch. The first answer comes unasked: it is ready.
+behind an `m` `{"ok": …}` or `{"error": …, "message": …}`; before it, for rows, one behind an `s` with the schema and
+one behind a `b` for each batch. The first answer comes unasked: it is ready.
 """
 
 from __future__ import annotations

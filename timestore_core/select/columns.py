@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from timestore_core.model import Field, FieldType
+from timestore_core.model import FieldType, ResultField
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 _WIDE = {"HUGEINT", "UHUGEINT", "BIGNUM"}
 _DOUBLES = {"FLOAT", "DOUBLE"}
 
 
-def fields_of(described: Sequence[tuple[str, str]]) -> tuple[Field, ...]:
+def fields_of(described: Sequence[tuple[str, str]]) -> tuple[ResultField, ...]:
     """Each column with the type that it leaves as."""
-    return tuple(Field(name, _type_and_sql(type_, "")[0]) for name, type_ in described)
+    return tuple(ResultField(name, _type_and_sql(type_, "")[0]) for name, type_ in described)
 
 
 def typed_sql(described: Sequence[tuple[str, str]], sql: str) -> str:
