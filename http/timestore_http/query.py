@@ -73,14 +73,17 @@ class QueryResource:
 
     def _answer(self, req: falcon.Request, resp: falcon.Response, head: Head, request: QueryRequest) -> None:
         vary(resp)
-        form = wanted_form(req)
+        form = JSON if request.explain else wanted_form(req)
         coding = wanted_coding(req, form)
         variant = "" if form is JSON and coding is None else f"{form.name}+{coding}"
         tag = entity_tag(head, request, variant)
         resp.set_header("ETag", tag)
         resp.set_header("X-Timestore-Version", str(head.version))
         req.context.log |= {"version": head.version, "form": form.name}
-        if tag in (req.get_header("If-None-Match") or ""):
+        if tag in (req.get_header("If-None-Match") or "") and not request.explain:
             resp.status = falcon.HTTP_304
             return
-        send(req, resp, open_answer(self._runtime, head, request, form, gone(req)), form, coding)
+        answer = open_answer(self._runtime, head, request, form, gone(req))
+        if answer.next_cursor is not None:
+            resp.set_header("X-Timestore-Next-Cursor", answer.next_cursor)
+        send(req, resp, answer, form, coding)

@@ -219,7 +219,8 @@ def _differences(partition: Partition, found: WrittenFile) -> Iterator[Finding]:
         seen = found.statistics.get(name)
         if seen is None or not known.exact or not seen.exact:
             continue
-        if (seen.nulls, seen.minimum, seen.maximum) != (known.nulls, known.minimum, known.maximum):
+        bounds = (seen.nulls, seen.minimum, seen.maximum) == (known.nulls, known.minimum, known.maximum)
+        if not bounds or known.values not in (None, seen.values):
             yield _finding("statistics", partition, f"the column {name!r} is not what the catalog says")
 
 

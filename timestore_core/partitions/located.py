@@ -40,13 +40,14 @@ class Located:
     """Each partition's path or URL by its id, what an engine must be able to reach for them, and how they came.
 
     `streamed` are read from their store, `cached` from the cache: where such a file cannot be read, fetching it
-    (anew) may help.
+    (anew) may help. `fetched` were not in the cache before.
     """
 
     locations: Mapping[str, str]
     access: Access
     streamed: frozenset[str]
     cached: Mapping[str, CachedFile]
+    fetched: frozenset[str] = frozenset()
 
     @property
     def remote(self) -> bool:
@@ -87,7 +88,7 @@ def located(runtime: Runtime, partitions: Sequence[Partition], *, stream: bool =
     locations = {one.partition.id: one.driver.location(one.partition.file_path) for one in local}
     allowed = {place for one in local for place in one.driver.allowed_locations()}
     with ExitStack() as held:
-        found, streamed, cached = _remote_places(runtime, remote, held, stream=stream)
+        found, streamed, cached, fetched = _remote_places(runtime, remote, held, stream=stream)
         locations |= found
         secrets: dict[str, Secret] = {}
         for one in remote:
@@ -98,7 +99,7 @@ def located(runtime: Runtime, partitions: Sequence[Partition], *, stream: bool =
         if remote:
             allowed |= {runtime.cache.location, str(_passing_dir(runtime))}
         access = Access(frozenset(allowed), tuple(secrets.values()))
-        yield Located(locations, access, frozenset(streamed), cached)
+        yield Located(locations, access, frozenset(streamed), cached, frozenset(fetched))
     if cached:
         runtime.cache.flush()
 
@@ -128,8 +129,8 @@ def _in_place(target: StorageTarget, driver: StorageDriver) -> InPlace | None:
 
 def _remote_places(
     runtime: Runtime, remote: Sequence[_Wanted], held: ExitStack, *, stream: bool
-) -> tuple[dict[str, str], set[str], dict[str, CachedFile]]:
-    """The places of remote partitions, which of them are streamed, and which lie in the cache."""
+) -> tuple[dict[str, str], set[str], dict[str, CachedFile], set[str]]:
+    """The places of remote partitions, which are streamed, which lie in the cache, and which came only now."""
     places, streamed, cached = dict[str, str](), set[str](), dict[str, CachedFile]()
     missing = []
     for one in remote:
@@ -157,7 +158,8 @@ def _remote_places(
         else:
             streamed.add(one.partition.id)
             places[one.partition.id] = one.driver.location(one.partition.file_path)
-    return places, streamed, cached
+    came = {one.partition.id for one in fetching} - streamed
+    return places, streamed, cached, came
 
 
 def _fetch_all(runtime: Runtime, wanted: Sequence[_Wanted], *, stream: bool) -> list[Held | Path | None]:

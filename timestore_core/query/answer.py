@@ -34,12 +34,16 @@ class Tally:
 
 
 class Answer:
-    """The bytes in pieces, to be read once. To be closed in any case, read or not."""
+    """The bytes in pieces, to be read once. To be closed in any case, read or not.
+
+    `next_cursor` is where the next page begins, of an answer that is a page and not the last.
+    """
 
     def __init__(
         self, pieces: Iterator[bytes], tally: Tally, turn: Turn | None = None, held: ExitStack | None = None
     ) -> None:
         self.tally = tally
+        self.next_cursor: str | None = None
         self._pieces = pieces
         self._turn = turn
         self._held = held or ExitStack()

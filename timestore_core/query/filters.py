@@ -125,8 +125,8 @@ def condition_sql(condition: Condition) -> str:
     if condition.type in ("integer", "double"):
         return _number_sql(name, condition)
     if operator == "in":
-        return f"{name} IN ({', '.join(_literal(condition.type, one) for one in values)})" if values else "false"
-    return f"{name} {_OPERATORS[operator]} {_literal(condition.type, values[0])}"
+        return f"{name} IN ({', '.join(literal(condition.type, one) for one in values)})" if values else "false"
+    return f"{name} {_OPERATORS[operator]} {literal(condition.type, values[0])}"
 
 
 def rules_out(condition: Condition, known: ColumnStatistics | None, rows: int, *, has_column: bool) -> bool:
@@ -152,7 +152,7 @@ def key_meets(condition: Condition, text: str | None) -> bool:
     value = None if text is None else _read(text, condition.type)
     if value is None:
         return False
-    return _meets(value, condition)
+    return meets(value, condition)
 
 
 def _conditions(name: str, type_: FieldType, wire: WireFilter, where: str, problems: list[Problem]) -> list[Condition]:
@@ -195,7 +195,8 @@ def _value(asked: Scalar, type_: FieldType, where: str, problems: list[Problem])
         return None
 
 
-def _literal(type_: FieldType, value: Value) -> str:
+def literal(type_: FieldType, value: Value) -> str:
+    """The value as SQL: a time in microseconds, a boolean, or a text."""
     if type_ == "timestamp":
         return f"make_timestamp({int(value):d})"
     if type_ == "boolean":
@@ -219,7 +220,7 @@ def _number_sql(name: str, condition: Condition) -> str:
 def _like_sql(name: str, pattern: str) -> str:
     if "\0" not in pattern and pattern.strip("%").count("%") <= _MAX_LIKE_GAPS:
         return f"{name} LIKE {quote_literal(pattern)}"
-    return f"regexp_full_match({name}, {_literal('string', _expression(pattern))}, 's')"
+    return f"regexp_full_match({name}, {literal('string', _expression(pattern))}, 's')"
 
 
 def _expression(pattern: str) -> str:
@@ -296,7 +297,8 @@ def _read(text: str, type_: FieldType) -> Value | None:
     return text
 
 
-def _meets(value: Value, condition: Condition) -> bool:
+def meets(value: Value, condition: Condition) -> bool:
+    """Whether a value that is not NULL meets the condition, as the engine would have it."""
     values = condition.values
     match condition.operator:
         case "in":
@@ -315,4 +317,4 @@ def _meets(value: Value, condition: Condition) -> bool:
             return _below(value, values[0])
         case "lte":
             return not _below(values[0], value)
-    raise AssertionError(condition.operator)
+    return False

@@ -12,7 +12,7 @@ from timestore_core.model import Field, FieldType, Partition, ResultField, Schem
 from timestore_core.query.asked import AskedAggregation
 from timestore_core.query.buckets import Bucket
 from timestore_core.query.downsampling import Fill
-from timestore_core.query.filters import Condition, column_conditions
+from timestore_core.query.filters import Condition, Value, column_conditions
 from timestore_core.query.request import QueryRequest
 from timestore_core.query.zones import UTC_ZONE, Zone
 
@@ -46,6 +46,14 @@ class PlannedPartition:
 
 
 @dataclass(frozen=True, slots=True)
+class Constant:
+    """A result that the catalog knew; times as microseconds."""
+
+    type: FieldType
+    value: Value | None
+
+
+@dataclass(frozen=True, slots=True)
 class QueryPlan:
     """What a query reads and gives.
 
@@ -54,7 +62,8 @@ class QueryPlan:
     `row_limit` is what the client asked for or, with `limit_is_guard`, one more than an answer may have.
     `scales` are those of the double columns whose aggregations have an exact form. `skip` rows that met everything
     are left out before the first. `zone` is the bucket's, over the rows' times or, where gaps are filled, over
-    `fill_range`.
+    `fill_range`. Where there are `constants` they are the answer's one row, and no file is read. `ruled_out` says how
+    many partitions were left out, and why.
     """
 
     dataset_id: str
@@ -80,6 +89,8 @@ class QueryPlan:
     zone: Zone = UTC_ZONE
     descending: bool = False
     skip: int = 0
+    constants: tuple[Constant, ...] | None = None
+    ruled_out: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_raw(self) -> bool:

@@ -16,6 +16,7 @@ from timestore_core.partitions.located import Located, located
 from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve
 from timestore_core.query.pruning import select_partitions
 from timestore_core.query.request import QueryRequest
+from timestore_core.query.shortcuts import constants, without_older
 from timestore_core.query.zones import UTC_ZONE, Zone, zone_over
 from timestore_core.runtime import Runtime
 
@@ -34,7 +35,14 @@ def planned(
     resolved = resolve(request, head.schema, functions)
     asked, skip = _page(request)
     partitions = runtime.snapshots.joined(head)
-    chosen = select_partitions(partitions, asked, resolved.conditions).chosen
+    selection = select_partitions(partitions, asked, resolved.conditions)
+    chosen, ruled_out = list(selection.chosen), dict(selection.ruled_out)
+    known = constants(request, resolved, head.schema, chosen)
+    if known is not None:
+        ruled_out["catalog"], chosen = len(chosen), []
+    elif request.latest:
+        newest = without_older(request, resolved, chosen)
+        ruled_out["latest"], chosen = len(chosen) - len(newest), list(newest)
     unread = {partition.file_format for partition, _ in chosen} - runtime.engine.formats
     if unread:
         raise InvalidRequest(f"the query engine reads no partitions of format {', '.join(sorted(unread))}")
@@ -69,6 +77,8 @@ def planned(
             zone=_zone(request, [partition for partition, _ in chosen]),
             descending=request.descending,
             skip=skip,
+            constants=known,
+            ruled_out=tuple((reason, count) for reason, count in sorted(ruled_out.items()) if count),
         )
         yield plan, places
 

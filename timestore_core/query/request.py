@@ -23,6 +23,8 @@ from timestore_core.settings import Settings
 from timestore_core.wire import WireTimeRange, checked_range, decode
 
 MAX_LIMIT = 500_000
+# Rows of a page where no limit is asked for.
+DEFAULT_PAGE = 10_000
 MAX_INTERVAL = 100_000
 MAX_VERSION = 2**31 - 1
 MAX_CURSOR = 1024
@@ -134,7 +136,7 @@ def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Set
         time_range=time_range,
         timestamp_column=wire.timestamp_column,
         columns=None if wire.columns is None else tuple(dict.fromkeys(wire.columns)),
-        limit=wire.limit,
+        limit=DEFAULT_PAGE if wire.limit is None and wire.cursor is not msgspec.UNSET else wire.limit,
         partition_key=partition_key,
         bucket=bucket,
         aggregations=aggregations,

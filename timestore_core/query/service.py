@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import structlog
@@ -16,7 +17,9 @@ from timestore_core.errors import PartitionUnreadable
 from timestore_core.model import ResultField
 from timestore_core.partitions.located import Located
 from timestore_core.query.answer import Answer, Tally, begun
+from timestore_core.query.explaining import Steps, explanation
 from timestore_core.query.formats import JSON, AnswerForm, Shape
+from timestore_core.query.paging import next_cursor
 from timestore_core.query.planning import planned
 from timestore_core.query.request import QueryRequest
 from timestore_core.runtime import Runtime
@@ -53,8 +56,11 @@ def open_answer(
     `is_gone` says that nobody waits any more. Raises TooManyRequests where too many queries run.
     """
     if not head.schema.fields:
-        shape = _shape(runtime, request, [ResultField(name, "string") for name in _asked_columns(request)])
+        beside = {"nextCursor": None} if request.paged else {}
+        shape = _shape(runtime, request, [ResultField(name, "string") for name in _asked_columns(request)], beside)
         return Answer(form.encode(iter(()), shape), Tally())
+    if request.explain:
+        return _explained(runtime, head, request, is_gone)
     try:
         return _opened(runtime, head, request, form, is_gone, stream=True)
     except _ReadFailedError:
@@ -85,8 +91,29 @@ def _opened(
         rows = runtime.engine.batches(plan, places.access, form.render, is_gone)
         batches = tally.counted(_read(runtime, head, places, rows, fetches_anew=stream))
         held.callback(batches.close)
-        shape = _shape(runtime, request, plan.output)
-        return begun(form, batches, shape, tally, turn, held, ended)
+        cursor = next_cursor(runtime, plan, request, places.access, is_gone) if request.paged else None
+        shape = _shape(runtime, request, plan.output, {"nextCursor": cursor} if request.paged else {})
+        answer = begun(form, batches, shape, tally, turn, held, ended)
+        answer.next_cursor = cursor
+        return answer
+
+
+def _explained(runtime: Runtime, head: Head, request: QueryRequest, is_gone: Callable[[], bool] | None) -> Answer:
+    """The question is answered, and thrown away; what is told is how."""
+    steps, tally = Steps(), Tally()
+    with ExitStack() as held:
+        with steps.step("admission"):
+            turn = held.enter_context(runtime.admission.admitted())
+        with steps.step("planning"):
+            plan, places = held.enter_context(planned(runtime, head, request))
+        turn.begin()
+        tally.partitions = sum(len(one.members) or 1 for one in plan.partitions)
+        with steps.step("execution"):
+            for _ in tally.counted(runtime.engine.batches(plan, places.access, JSON.render, is_gone)):
+                pass
+        told = explanation(runtime, plan, places, steps, tally.rows)
+        shape = _shape(runtime, request, plan.output, {"explain": told})
+        return Answer(JSON.encode(iter(()), shape), tally)
 
 
 def _read(
@@ -104,9 +131,9 @@ def _read(
         raise _ReadFailedError from error
 
 
-def _shape(runtime: Runtime, request: QueryRequest, fields: Sequence[ResultField]) -> Shape:
+def _shape(runtime: Runtime, request: QueryRequest, fields: Sequence[ResultField], beside: Mapping[str, Any]) -> Shape:
     settings = runtime.settings
-    return Shape(fields, request.mode, settings.spill_dir / "answers", settings.query_max_answer_bytes)
+    return Shape(fields, request.mode, settings.spill_dir / "answers", settings.query_max_answer_bytes, beside)
 
 
 def _asked_columns(request: QueryRequest) -> list[str]:

@@ -18,8 +18,8 @@ from timestore_core.names import quote_identifier, quote_literal
 from timestore_core.partitions.duckdb_file import SQL_TYPES
 from timestore_core.query.asked import AskedAggregation
 from timestore_core.query.fill import filled_sql
-from timestore_core.query.filters import Condition, condition_sql
-from timestore_core.query.plan import PlannedPartition, QueryPlan
+from timestore_core.query.filters import Condition, condition_sql, literal
+from timestore_core.query.plan import Constant, PlannedPartition, QueryPlan
 
 START = "make_timestamp($start)"
 END = "make_timestamp($end)"
@@ -32,6 +32,8 @@ def undivided_sql(
     plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations, functions: Functions
 ) -> str:
     """The whole answer over these partitions at once, in the plan's order, at most `row_limit` rows."""
+    if plan.constants is not None:
+        return f"SELECT {', '.join(map(_constant_sql, plan.constants))}{_page(plan.row_limit, plan.skip)}"
     rows = union_sql(plan, partitions, relations)
     if plan.is_raw:
         return _raw_sql(plan, rows, _names(plan.output))
@@ -110,6 +112,15 @@ def _function(plan: QueryPlan, asked: AskedAggregation, functions: Functions) ->
     function = functions[asked.fn]
     scale = dict(plan.scales).get(asked.column or "")
     return function if scale is None or function.exact is None else function.exact(scale)
+
+
+def _constant_sql(constant: Constant) -> str:
+    type_, value = constant.type, constant.value
+    if value is None:
+        return f"NULL::{SQL_TYPES[type_]}"
+    if type_ in ("integer", "double"):
+        return f"'{value!r}'::{SQL_TYPES[type_]}"
+    return literal(type_, value)
 
 
 def _parameters(plan: QueryPlan, asked: AskedAggregation, function: Aggregation) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _query() -> Json:
                 answer(
                     "The rows of one snapshot.",
                     "QueryAnswer",
-                    ("ETag", "X-Timestore-Version", *_OF_FORMS),
+                    ("ETag", "X-Timestore-Version", "X-Timestore-Next-Cursor", *_OF_FORMS),
                     {"again": again},
                 )
             ),

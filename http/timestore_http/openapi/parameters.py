@@ -109,6 +109,10 @@ def headers() -> Json:
     return {
         "X-Request-Id": {**request_id, "required": True},
         "X-Request-Id-Unless-Malformed": request_id,
+        "X-Timestore-Next-Cursor": {
+            "description": "The `cursor` of the next page, where `cursor` was asked with and this is not the last.",
+            "schema": _TEXT,
+        },
         "X-Timestore-Version": {
             "description": "The snapshot's version.",
             "required": True,

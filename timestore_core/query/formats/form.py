@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ from timestore_core.query.render_sql import Render
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the bytes say beside the rows: the columns, and for JSON what kind of question it was.
+    """What the bytes say beside the rows: the columns, and for JSON what kind of question it was, and `beside`.
 
     A form that has to be whole before it is sent may be kept in `spool_dir`, and has at most `max_bytes`.
     """
@@ -24,6 +24,7 @@ class Shape:
     mode: str
     spool_dir: Path
     max_bytes: int
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def _json(batches: Iterator[pa.RecordBatch], shape: Shape) -> Iterator[bytes]:
             yield piece
         piece = bytes(text_bytes(batch.column(0)))
     columns = [field.name for field in shape.fields]
-    tail = msgspec.json.encode({"columns": columns, "mode": shape.mode})
+    tail = msgspec.json.encode({"columns": columns, "mode": shape.mode, **shape.beside})
     yield piece[:-1]
     yield b"]," + tail[1:]
 
