@@ -145,6 +145,7 @@ class Partition:
     """One immutable file of a dataset. It is in snapshot v when added_version <= v < removed_version.
 
     `members` are the ids of the partitions that this one stands for, where it stands for several (`catalog.joined`).
+    `version` is the one that wrote its rows, also where a later one brought them back.
     """
 
     id: str
@@ -164,6 +165,7 @@ class Partition:
     schema: Schema
     statistics: Mapping[str, ColumnStatistics] = field(default_factory=dict)
     members: tuple[str, ...] = ()
+    version: int = 0
 
     @property
     def table_name(self) -> str:

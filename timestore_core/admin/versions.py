@@ -70,8 +70,9 @@ _COPY = """
 INSERT INTO dataset_partitions (id, dataset_id, manifest_id, partition_key, storage_target_id, file_format, file_path,
     file_size_bytes, row_count, start_time, end_time, checksum, metadata, added_version, columns)
 SELECT %(id)s, p.dataset_id, %(manifest)s, p.partition_key, p.storage_target_id, p.file_format, p.file_path,
-    p.file_size_bytes, p.row_count, p.start_time, p.end_time, p.checksum, p.metadata, %(version)s,
-    coalesce(p.columns, (SELECT jsonb_agg(jsonb_build_object('name', f ->> 'name', 'type', f ->> 'type'))
+    p.file_size_bytes, p.row_count, p.start_time, p.end_time, p.checksum,
+    p.metadata || jsonb_build_object('dataVersion', coalesce((p.metadata ->> 'dataVersion')::integer, p.added_version)),
+    %(version)s, coalesce(p.columns, (SELECT jsonb_agg(jsonb_build_object('name', f ->> 'name', 'type', f ->> 'type'))
         FROM dataset_manifests m JOIN dataset_schema_versions s ON s.id = m.schema_version_id,
             jsonb_array_elements(s.schema -> 'fields') f
         WHERE m.id = p.manifest_id))

@@ -41,7 +41,9 @@ WHERE m.dataset_id = %(dataset)s AND m.version = %(version)s
 # Files that others wrote have the schema of their manifest, which is not in the backup: it becomes their own.
 _PARTITIONS = """
 SELECT p.id, p.storage_target_id, p.file_path, p.file_format, p.file_size_bytes, p.row_count, p.checksum,
-    p.start_time, p.end_time, p.created_at, p.partition_key::text AS key, p.metadata::text AS metadata,
+    p.start_time, p.end_time, p.created_at, p.partition_key::text AS key,
+    (p.metadata || jsonb_build_object(
+        'dataVersion', coalesce((p.metadata ->> 'dataVersion')::integer, p.added_version)))::text AS metadata,
     coalesce(p.columns, (
         SELECT jsonb_agg(jsonb_build_object('name', f ->> 'name', 'type', f ->> 'type') ORDER BY place)
         FROM dataset_manifests m JOIN dataset_schema_versions s ON s.id = m.schema_version_id,

@@ -70,7 +70,7 @@ def _given(attempt: Attempt, manifest_id: str, columns: list[dict[str, Any]], le
         "start": format_time(attempt.start_time),
         "end": format_time(attempt.end_time),
         "checksum": attempt.checksum,
-        "metadata": {"tableName": attempt.table_name},
+        "metadata": attempt.partition_metadata,
         "columns": columns,
     }
 
@@ -95,7 +95,7 @@ def _partition_row(attempt: Attempt, row: Row, manifest_id: str, columns: list[d
         "start_time": attempt.start_time,
         "end_time": attempt.end_time,
         "checksum": attempt.checksum,
-        "metadata": {"tableName": attempt.table_name},
+        "metadata": attempt.partition_metadata,
         "created_at": row["partition_created_at"],
         "columns": columns,
     }

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+from timestore_core.dedupe import UNIQUE
 from timestore_core.model import ColumnStatistics, Dataset, Manifest, Partition, Schema, StorageTarget
 
 
@@ -61,6 +63,12 @@ class Attempt:
     content: bytes | None = None
     dataset_is_new: bool = False
     write_format: str = "duckdb"
+    is_unique: bool = False
+
+    @property
+    def partition_metadata(self) -> dict[str, Any]:
+        """What the partition's row has beside its columns."""
+        return {"tableName": self.table_name, **({UNIQUE: True} if self.is_unique else {})}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from timestore_core.catalog.database import Connection, Database, Row
 _CHUNK = 500
 
 _BY_ID = """
-SELECT p.id, p.file_path, p.storage_target_id, p.checksum, p.added_version, b.content FROM dataset_partitions p
+SELECT p.id, p.file_path, p.storage_target_id, p.checksum,
+    coalesce((p.metadata ->> 'dataVersion')::integer, p.added_version) AS version, b.content FROM dataset_partitions p
 LEFT JOIN dataset_partition_blobs b ON b.partition_id = p.id WHERE p.id = ANY(%s)
 """
 
@@ -48,7 +49,7 @@ def read_blobs(database: Database, partition_ids: Sequence[str]) -> Iterator[Blo
                 row["file_path"],
                 row["storage_target_id"],
                 row["checksum"],
-                row["added_version"] or 0,
+                row["version"] or 0,
                 row["content"],
             )
 

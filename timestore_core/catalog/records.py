@@ -90,6 +90,7 @@ def partition_of(row: Row, fallback_schema: Schema) -> Partition:
         created_at=row["created_at"],
         schema=fallback_schema if columns is None else _schema_of(columns),
         statistics={one["name"]: ColumnStatistics.from_json(one) for one in columns or () if "nulls" in one},
+        version=row["metadata"].get("dataVersion") or row.get("added_version") or 0,
     )
 
 

@@ -159,7 +159,7 @@ def _partition_values(attempt: Attempt, dataset: Dataset, manifest_id: str, vers
         "start": attempt.start_time,
         "end": attempt.end_time,
         "checksum": attempt.checksum,
-        "metadata": Jsonb({"tableName": attempt.table_name}),
+        "metadata": Jsonb(attempt.partition_metadata),
         "version": version,
         "columns": Jsonb(columns_of(attempt)),
     }

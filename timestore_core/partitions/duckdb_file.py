@@ -35,6 +35,7 @@ class DuckDBFile:
     """Writes and scans DuckDB files."""
 
     extension = "duckdb"
+    row_number = "rowid"
 
     def write(self, engine: Engine, path: Path, table_name: str, schema: Schema, rows: pa.Table) -> WrittenFile:
         columns = ", ".join(

@@ -20,6 +20,7 @@ class ParquetFile:
     """Writes and scans Parquet files. The table's name stands in the catalog alone."""
 
     extension = "parquet"
+    row_number = "file_row_number"
 
     def write(self, engine: Engine, path: Path, table_name: str, schema: Schema, rows: pa.Table) -> WrittenFile:  # noqa: ARG002
         pq.write_table(rows.select(list(schema.names)), path, compression="zstd", row_group_size=100_000)
@@ -42,4 +43,4 @@ class ParquetFile:
 
     def relation(self, location: str, alias: str, table_name: str) -> str:  # noqa: ARG002
         # Else the folders' `key=value` would stand in for the column of that name.
-        return f"read_parquet({quote_literal(location)}, hive_partitioning = false)"
+        return f"read_parquet({quote_literal(location)}, hive_partitioning = false, file_row_number = true)"

@@ -24,16 +24,26 @@ from timestore_core.model import Schema, TimeRange
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.format import PartitionFormat
 from timestore_core.partitions.inline import FORMAT as INLINE
+from timestore_core.query.dedupe_sql import marked_sql
 from timestore_core.query.plan import PlannedPartition, QueryPlan
 from timestore_core.query.render_sql import Render
 from timestore_core.query.slices import histogram_sql, is_sliced, narrowed, slices
-from timestore_core.query.sql import merge_sql, partial_sql, undivided_sql, union_sql
+from timestore_core.query.sql import (
+    gathered_rows_sql,
+    merge_sql,
+    needed_fields,
+    partial_sql,
+    undivided_sql,
+    union_sql,
+)
 from timestore_core.query.watch import Watchdog, Watched
 from timestore_core.storage import Access
 
 log = structlog.get_logger(__name__)
 
 _BATCH_ROWS = 32_768
+# Stands for the format of what is a table of the query's own.
+_GATHERED = "gathered"
 _STREAMED_ERRORS: Mapping[str, type[duckdb.Error]] = {
     "INTERRUPT Error": duckdb.InterruptException,
     "Out of Memory Error": duckdb.OutOfMemoryException,
@@ -206,15 +216,24 @@ class LocalEngine:
 
     def _fragments(self, plan: QueryPlan) -> list[tuple[PlannedPartition, ...]]:
         size = self._fragment_size
-        return [plan.partitions[at : at + size] for at in range(0, len(plan.partitions), size)] or [()]
+        if len(plan.partitions) <= size:
+            return [plan.partitions]
+        # Those of which a row may be in another one are kept together.
+        overlapping = tuple(one for one in plan.partitions if one.overlaps)
+        others = [one for one in plan.partitions if not one.overlaps]
+        parts = [tuple(others[at : at + size]) for at in range(0, len(others), size)]
+        return [overlapping, *parts] if overlapping else parts
 
     def _run_at_once(self, on: _Statements, plan: QueryPlan, render: Render) -> Iterator[pa.RecordBatch]:
-        fragments = self._fragments(plan)
+        fragments, size = self._fragments(plan), self._fragment_size
+        if len(fragments[0]) > size:
+            fragments[0] = self._gathered(on, plan, fragments[0])
         with ExitStack() as pinned:
             if len(fragments) == 1:
                 relations = self._attach(on.instance, plan, fragments[0], pinned)
                 inner = undivided_sql(plan, fragments[0], relations, self._functions)
                 yield from on.batches(render(plan.output, inner), _bounds(plan, fragments[0]))
+                self._drop_gathered(on, fragments[0])
                 return
         partials = []
         for number, fragment in enumerate(fragments):
@@ -228,6 +247,38 @@ class LocalEngine:
         yield from on.batches(render(plan.output, inner), {})
         for name in partials:
             on.cursor.execute(f"DROP TABLE {name}")
+        self._drop_gathered(on, fragments[0])
+
+    def _gathered(
+        self, on: _Statements, plan: QueryPlan, overlapping: Sequence[PlannedPartition]
+    ) -> tuple[PlannedPartition, ...]:
+        """More overlapping partitions than may be attached, their rows brought together in tables of the cursor's."""
+        size, gathered = self._fragment_size, []
+        for number, at in enumerate(range(0, len(overlapping), size)):
+            some = overlapping[at : at + size]
+            with ExitStack() as pinned:
+                relations = self._attach(on.instance, plan, some, pinned)
+                name = f"gathered-{number}"
+                sql = gathered_rows_sql(plan, some, relations)
+                on.cursor.execute(f"CREATE TEMP TABLE {quote_identifier(name)} AS {sql}", _bounds(plan, some))
+            schema = Schema(needed_fields(plan))
+            gathered.append(
+                replace(
+                    some[0],
+                    id=name,
+                    format=_GATHERED,
+                    schema=schema,
+                    members=(),
+                    within_range=all(one.within_range for one in some),
+                )
+            )
+        return tuple(gathered)
+
+    @staticmethod
+    def _drop_gathered(on: _Statements, fragment: Sequence[PlannedPartition]) -> None:
+        for one in fragment:
+            if one.format == _GATHERED:
+                on.cursor.execute(f"DROP TABLE {quote_identifier(one.id)}")
 
     def _attach(
         self, instance: Instance, plan: QueryPlan, partitions: Sequence[PlannedPartition], pinned: ExitStack
@@ -236,6 +287,9 @@ class LocalEngine:
         relations, attachments = {}, []
         by_alias = {}
         for partition in partitions:
+            if partition.format == _GATHERED:
+                relations[partition.id] = quote_identifier(partition.id)
+                continue
             if partition.format == INLINE:
                 rows = InlineRows(plan.dataset_id, partition.schema, partition.members)
                 relations[partition.id] = pinned.enter_context(instance.inline.held(rows, self._load_inline))
@@ -250,7 +304,11 @@ class LocalEngine:
                 cached = path if path.parent == self._cache else None
                 attachments.append(Attachment(alias, attach, detach, cached))
                 by_alias[alias] = partition
-            relations[partition.id] = format_.relation(partition.location, alias, partition.table_name)
+            relation = format_.relation(partition.location, alias, partition.table_name)
+            if partition.overlaps:
+                version = None if partition.is_versioned else partition.version
+                relation = marked_sql(relation, version, getattr(format_, "row_number", "row_number() OVER ()"))
+            relations[partition.id] = relation
 
         def failed(attachment: Attachment, error: Exception) -> Exception:
             return _unreadable(by_alias[attachment.alias], error)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from timestore_core.aggregations import Aggregation, Scale
+from timestore_core.dedupe import Dedupe
 from timestore_core.errors import InvalidRequest, Problem
 from timestore_core.model import Field, FieldType, Partition, ResultField, Schema, TimeRange
 from timestore_core.query.asked import AskedAggregation
@@ -29,6 +30,8 @@ class PlannedPartition:
 
     `bounds` are the first and the last time in the file, where they are known. `members` are the ids of the partitions
     that stand together in one relation (see `partitions.inline`), where this is no file: one of them, or many.
+    Where the plan has a `dedupe`, `overlaps` says that a row may be in another partition, or in this one, again;
+    `version` is that of the rows, which `is_versioned` files have beside each.
     """
 
     id: str
@@ -42,6 +45,9 @@ class PlannedPartition:
     rows: int
     within_range: bool
     bounds: TimeRange | None = None
+    version: int = 0
+    is_versioned: bool = False
+    overlaps: bool = False
     members: tuple[str, ...] = ()
 
 
@@ -91,6 +97,8 @@ class QueryPlan:
     skip: int = 0
     constants: tuple[Constant, ...] | None = None
     ruled_out: tuple[tuple[str, int], ...] = ()
+    dedupe: Dedupe | None = None
+    dedupe_fields: tuple[Field, ...] = ()
 
     @property
     def is_raw(self) -> bool:

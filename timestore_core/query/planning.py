@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from timestore_core.catalog.joined import members_of
 from timestore_core.catalog.snapshots import Head
+from timestore_core.dedupe import VERSIONED, dedupe_of
 from timestore_core.errors import InvalidRequest
 from timestore_core.model import ColumnStatistics, Partition, Schema, TimeRange
 from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.located import Located, located
 from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve
-from timestore_core.query.pruning import select_partitions
+from timestore_core.query.pruning import overlapping, select_partitions
 from timestore_core.query.request import QueryRequest
 from timestore_core.query.shortcuts import constants, without_older
 from timestore_core.query.zones import UTC_ZONE, Zone, zone_over
@@ -35,9 +36,14 @@ def planned(
     resolved = resolve(request, head.schema, functions)
     asked, skip = _page(request)
     partitions = runtime.snapshots.joined(head)
-    selection = select_partitions(partitions, asked, resolved.conditions)
+    dedupe, again = dedupe_of(head.dataset.metadata, head.schema), frozenset[str]()
+    selection = select_partitions(partitions, asked, resolved.conditions, dedupe)
+    if dedupe is not None:
+        again = overlapping([partition for partition, _ in selection.chosen], dedupe)
+        if not again:
+            dedupe, selection = None, select_partitions(partitions, asked, resolved.conditions)
     chosen, ruled_out = list(selection.chosen), dict(selection.ruled_out)
-    known = constants(request, resolved, head.schema, chosen)
+    known = constants(request, resolved, head.schema, chosen) if dedupe is None else None
     if known is not None:
         ruled_out["catalog"], chosen = len(chosen), []
     elif request.latest:
@@ -53,9 +59,12 @@ def planned(
             dataset_slug=head.dataset.slug,
             version=head.version,
             partitions=(
-                *(_planned(partition, within, places, request.timestamp_column) for partition, within in files),
+                *(_planned(one, within, places, request.timestamp_column, again) for one, within in files),
                 *joined(
-                    head.dataset.id, [one for one in chosen if one[0].file_format == INLINE], request.timestamp_column
+                    head.dataset.id,
+                    [one for one in chosen if one[0].file_format == INLINE],
+                    request.timestamp_column,
+                    again,
                 ),
             ),
             considered=sum(len(members_of(one)) for one in partitions),
@@ -78,6 +87,8 @@ def planned(
             descending=request.descending,
             skip=skip,
             constants=known,
+            dedupe=dedupe,
+            dedupe_fields=tuple(field for field in head.schema.fields if dedupe and field.name in dedupe.key),
             ruled_out=tuple((reason, count) for reason, count in sorted(ruled_out.items()) if count),
         )
         yield plan, places
@@ -122,7 +133,7 @@ def _all_bounds(known: Sequence[ColumnStatistics | None]) -> TimeRange | None:
 
 
 def joined(
-    dataset_id: str, chosen: Sequence[tuple[Partition, bool]], timestamp_column: str
+    dataset_id: str, chosen: Sequence[tuple[Partition, bool]], timestamp_column: str, again: Collection[str] = ()
 ) -> Iterator[PlannedPartition]:
     """Inline partitions as the relations in which they stand together: one for each set of columns."""
     by_schema = defaultdict[Schema, list[tuple[Partition, bool]]](list)
@@ -143,6 +154,9 @@ def joined(
             within_range=all(within for _, within in members),
             members=_all_members([partition for partition, _ in members]),
             bounds=_all_bounds([partition.statistics.get(timestamp_column) for partition, _ in members]),
+            is_versioned=True,
+            # Several stand in one relation: what is one of them is all.
+            overlaps=any(partition.id in again for partition, _ in members),
         )
 
 
@@ -153,7 +167,9 @@ def _all_members(partitions: Sequence[Partition]) -> tuple[str, ...]:
     return tuple(id_ for one in partitions for id_ in members_of(one))
 
 
-def _planned(partition: Partition, within: bool, places: Located, timestamp_column: str) -> PlannedPartition:
+def _planned(
+    partition: Partition, within: bool, places: Located, timestamp_column: str, again: Collection[str]
+) -> PlannedPartition:
     return PlannedPartition(
         id=partition.id,
         target_id=partition.storage_target_id,
@@ -166,4 +182,7 @@ def _planned(partition: Partition, within: bool, places: Located, timestamp_colu
         rows=partition.row_count,
         within_range=within,
         bounds=_bounds(partition.statistics.get(timestamp_column)),
+        version=partition.version,
+        is_versioned=partition.metadata.get(VERSIONED) is True,
+        overlaps=partition.id in again,
     )

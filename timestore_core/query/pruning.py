@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from timestore_core.dedupe import Dedupe, is_unique
 from timestore_core.model import ColumnStatistics, Partition, TimeRange
 from timestore_core.query.filters import Condition, key_meets, rules_out
 from timestore_core.query.request import QueryRequest
@@ -20,18 +21,26 @@ class Selection:
 
 
 def select_partitions(
-    partitions: Iterable[Partition], request: QueryRequest, conditions: Sequence[Condition] = ()
+    partitions: Iterable[Partition],
+    request: QueryRequest,
+    conditions: Sequence[Condition] = (),
+    dedupe: Dedupe | None = None,
 ) -> Selection:
-    """The partitions that can hold a row that is in range and meets the conditions."""
+    """The partitions that can hold a row that is in range and meets the conditions.
+
+    With a `dedupe` also those that can hold what such a row was before, or is since: they have its key.
+    """
+    if dedupe is not None:
+        conditions = [one for one in conditions if one.column in dedupe.key]
     chosen, ruled_out = [], Counter[str]()
     for partition in partitions:
         known = partition.statistics.get(request.timestamp_column)
-        reason = _reason(partition, known, request, conditions)
+        reason = _reason(partition, known, request, conditions, dedupe)
         if reason is not None:
             ruled_out[reason] += 1
         else:
             chosen.append((partition, known is not None and _inside(known, request.time_range)))
-    if request.mode == "raw" and request.limit is not None and not conditions:
+    if request.mode == "raw" and request.limit is not None and not conditions and dedupe is None:
         wanted = request.limit + 1 + (request.position.skip if request.position else 0)
         enough = _first_enough(chosen, request.timestamp_column, wanted, descending=request.descending)
         if len(enough) < len(chosen):
@@ -41,13 +50,19 @@ def select_partitions(
 
 
 def _reason(
-    partition: Partition, known: ColumnStatistics | None, request: QueryRequest, conditions: Sequence[Condition]
+    partition: Partition,
+    known: ColumnStatistics | None,
+    request: QueryRequest,
+    conditions: Sequence[Condition],
+    dedupe: Dedupe | None,
 ) -> str | None:
     """Why the partition has no row of the answer, or None where it may have one."""
     if partition.row_count == 0:
         return "rows"
     if not _key_matches(partition, request):
         return "partitionKey"
+    if dedupe is not None and dedupe.time_column != request.timestamp_column:
+        return None
     if partition.schema.type_of(request.timestamp_column) != "timestamp":
         return "timestampColumn"
     if known is not None and not _overlaps(known, request.time_range):
@@ -109,3 +124,25 @@ def _bound(partition: Partition, column: str, which: str) -> int:
     value = getattr(partition.statistics[column], which)
     assert isinstance(value, int)
     return value
+
+
+def overlapping(partitions: Sequence[Partition], dedupe: Dedupe) -> frozenset[str]:
+    """The ids of those of which a row may be in another one, or in the same one, again: their times overlap."""
+    found = set[str]()
+    spans = []
+    for partition in partitions:
+        known = partition.statistics.get(dedupe.time_column)
+        low, high = (None, None) if known is None else (known.minimum, known.maximum)
+        if not isinstance(low, int) or not isinstance(high, int):
+            return frozenset(one.id for one in partitions)
+        if not is_unique(partition) or len(partition.members) > 1:
+            found.add(partition.id)
+        spans.append((low, high, partition.id))
+    spans.sort()
+    last_high, last_id = None, ""
+    for low, high, id_ in spans:
+        if last_high is not None and low <= last_high:
+            found |= {last_id, id_}
+        if last_high is None or high >= last_high:
+            last_high, last_id = high, id_
+    return frozenset(found)

@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timestore_core.aggregations import Aggregation, Decomposable, Multiset
-from timestore_core.model import Field, FieldType, ResultField, ResultType
+from timestore_core.dedupe import VERSION_COLUMN
+from timestore_core.model import Field, FieldType, ResultField, ResultType, Schema
 from timestore_core.names import quote_identifier, quote_literal
 from timestore_core.partitions.duckdb_file import SQL_TYPES
 from timestore_core.query.asked import AskedAggregation
+from timestore_core.query.dedupe_sql import NUMBER_COLUMN, last_rows_sql
 from timestore_core.query.fill import filled_sql
 from timestore_core.query.filters import Condition, condition_sql, literal
 from timestore_core.query.plan import Constant, PlannedPartition, QueryPlan
@@ -223,10 +225,56 @@ def _names(fields: Sequence[ResultField]) -> str:
 def union_sql(plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations) -> str:
     """The rows in range of all the files that meet the conditions, with the same columns in the same order."""
     wanted = tuple(dict.fromkeys((Field(plan.timestamp_column, "timestamp"), *plan.columns)))
+    if plan.dedupe is not None and any(one.overlaps for one in partitions):
+        alone = [one for one in partitions if not one.overlaps]
+        last = _last_rows_sql(plan, [one for one in partitions if one.overlaps], relations, wanted)
+        return " UNION ALL ".join([*(_branch(plan, one, relations[one.id], wanted) for one in alone), last])
     if not partitions:
         nothing = ", ".join(f"NULL::{SQL_TYPES[one.type]} AS {quote_identifier(one.name)}" for one in wanted)
         return f"SELECT {nothing} WHERE false"
     return " UNION ALL ".join(_branch(plan, partition, relations[partition.id], wanted) for partition in partitions)
+
+
+def gathered_rows_sql(plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations) -> str:
+    """The rows of partitions that overlap, each with its version and place, of which the last have yet to be found."""
+    fields = [*needed_fields(plan), *(Field(name, "integer") for name in (VERSION_COLUMN, NUMBER_COLUMN))]
+    before = [one for one in plan.conditions if _is_of_key(plan, one.column)]
+    branches = []
+    for one in partitions:
+        stored = Schema((*one.schema.fields, *fields[-2:]))
+        columns = ", ".join(_read_as(field, stored.type_of(field.name)) for field in fields)
+        held = [_held(condition, one) for condition in before]
+        if _is_of_key(plan, plan.timestamp_column) and not one.within_range:
+            held.insert(0, f"{quote_identifier(plan.timestamp_column)} BETWEEN {START} AND {END}")
+        where = f" WHERE {' AND '.join(held)}" if held else ""
+        branches.append(f"SELECT {columns} FROM {relations[one.id]}{where}")
+    return " UNION ALL ".join(branches)
+
+
+def _last_rows_sql(
+    plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations, wanted: Sequence[Field]
+) -> str:
+    """Of the overlapping partitions' rows those that were written last; only then what is no key may be asked for."""
+    assert plan.dedupe is not None
+    rows = gathered_rows_sql(plan, partitions, relations)
+    last = last_rows_sql(rows, plan.dedupe, [field.name for field in needed_fields(plan)])
+    held = [condition_sql(one) for one in plan.conditions if not _is_of_key(plan, one.column)]
+    if not _is_of_key(plan, plan.timestamp_column) and not all(one.within_range for one in partitions):
+        held.insert(0, f"{quote_identifier(plan.timestamp_column)} BETWEEN {START} AND {END}")
+    where = f" WHERE {' AND '.join(held)}" if held else ""
+    names = ", ".join(quote_identifier(field.name) for field in wanted)
+    return f"SELECT {names} FROM ({last}){where}"
+
+
+def needed_fields(plan: QueryPlan) -> tuple[Field, ...]:
+    """What has to be read of rows of which the last are to be found."""
+    assert plan.dedupe is not None
+    asked = (Field(one.column, one.type) for one in plan.conditions)
+    return tuple(dict.fromkeys((*plan.dedupe_fields, Field(plan.timestamp_column, "timestamp"), *plan.columns, *asked)))
+
+
+def _is_of_key(plan: QueryPlan, column: str) -> bool:
+    return plan.dedupe is not None and column in plan.dedupe.key
 
 
 def _branch(plan: QueryPlan, partition: PlannedPartition, relation: str, wanted: Sequence[Field]) -> str:

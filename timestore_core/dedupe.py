@@ -1,0 +1,101 @@
+"""Datasets that keep one row per series and time: which columns name a row, and which of several rows wins.
+
+Such a dataset's metadata has `dedupe`: {"columns": [...], "timeColumn": "timestamp", "merge": "rows" or "fields"}.
+Of rows that agree in these columns and in time the last written wins, whole ("rows"), or each column's last value that
+is not NULL ("fields", as InfluxDB has it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from timestore_core.errors import Problem
+from timestore_core.model import Partition, Schema
+
+KEY = "dedupe"
+# In a partition's metadata: no two of its rows are one.
+UNIQUE = "unique"
+# In a partition's metadata: its file has the version of each row, as a column of this name. No name of a user's holds
+# a character that cannot be printed.
+VERSIONED = "versioned"
+VERSION_COLUMN = "version\x1f"
+
+Merge = Literal["rows", "fields"]
+_MERGES: tuple[Merge, ...] = ("rows", "fields")
+
+
+@dataclass(frozen=True, slots=True)
+class Dedupe:
+    """What names a row: the series' columns and the time. `merge` says how several become one."""
+
+    columns: tuple[str, ...]
+    time_column: str
+    merge: Merge
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return (*self.columns, self.time_column)
+
+
+def dedupe_of(metadata: Mapping[str, Any], schema: Schema) -> Dedupe | None:
+    """The dataset's rule, its columns as far as the schema has them; None where every row stays."""
+    given = metadata.get(KEY)
+    if not isinstance(given, Mapping) or dedupe_problems(given):
+        return None
+    time = str(given.get("timeColumn", "timestamp"))
+    if schema.type_of(time) != "timestamp":
+        return None
+    columns = tuple(name for name in given["columns"] if name != time and schema.type_of(name) is not None)
+    return Dedupe(columns, time, given.get("merge", "rows"))
+
+
+def dedupe_problems(given: Any) -> list[Problem]:
+    """What is wrong with such a rule."""
+    path = f"metadata.{KEY}"
+    if not isinstance(given, Mapping):
+        return [Problem(path, "must be an object with `columns`")]
+    problems = []
+    columns = given.get("columns")
+    if not isinstance(columns, list | tuple) or not all(isinstance(one, str) and one for one in columns):
+        problems.append(Problem(f"{path}.columns", "must be a list of the columns that name a series"))
+    if not isinstance(given.get("timeColumn", "timestamp"), str):
+        problems.append(Problem(f"{path}.timeColumn", "must be a column's name"))
+    if given.get("merge", "rows") not in _MERGES:
+        problems.append(Problem(f"{path}.merge", f"must be one of {', '.join(_MERGES)}"))
+    return problems
+
+
+def is_unique(partition: Partition) -> bool:
+    """Whether no two rows of the partition are one."""
+    return partition.metadata.get(UNIQUE) is True
+
+
+def without_repeats(rows: pa.Table, dedupe: Dedupe) -> pa.Table:
+    """The rows of one batch, of which later ones win, in the order of the winners."""
+    key = [name for name in dedupe.key if name in rows.column_names]
+    if dedupe.time_column not in key or rows.num_rows < 2:
+        return rows
+    place = "\x1fplace"
+    placed = rows.append_column(place, pa.array(range(rows.num_rows), pa.int64()))
+    last = placed.select([*key, place]).group_by(key, use_threads=False).aggregate([(place, "max")])
+    if last.num_rows == rows.num_rows:
+        return rows
+    if dedupe.merge == "rows":
+        return rows.take(_sorted(last.column(f"{place}_max")))
+    keep = pc.ScalarAggregateOptions(skip_nulls=True)
+    others = [name for name in rows.column_names if name not in key]
+    merged = placed.group_by(key, use_threads=False).aggregate(
+        [*((name, "last", keep) for name in others), (place, "max")]
+    )
+    merged = merged.take(pc.sort_indices(merged.column(f"{place}_max")))
+    columns = [merged.column(name if name in key else f"{name}_last") for name in rows.column_names]
+    return pa.table(columns, names=rows.column_names).cast(rows.schema)
+
+
+def _sorted(places: pa.ChunkedArray) -> pa.ChunkedArray:
+    return places.take(pc.sort_indices(places))
