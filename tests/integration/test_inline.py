@@ -170,7 +170,7 @@ def test_a_batch_above_the_limit_is_a_file(stand: Stand) -> None:
     service, slug = stand.service, made(stand.service)
     rng = random.Random(1)
     body = batch(list(range(3000)))
-    body["schema"]["fields"].append({"name": "noise", "type": "string"})
+    body["schema"] = {"fields": [*body["schema"]["fields"], {"name": "noise", "type": "string"}]}
     for row in body["rows"]:
         row["noise"] = rng.randbytes(30).hex()
     ingest(service, slug, body)
@@ -282,3 +282,20 @@ def test_damaged_and_missing_bytes_are_noticed(stand: Stand) -> None:
     assert verified.returncode == 1
     assert damaged in verified.stdout
     assert missing in verified.stdout
+
+
+def test_a_deleted_dataset_takes_its_batches_out_of_the_catalog(stand: Stand) -> None:
+    service, slug = stand.service, made(stand.service)
+    policy(service, slug)
+    for number in range(3):
+        ingest(service, slug, batch([number]))
+    dataset_id = rows_of(stand, "SELECT id FROM datasets WHERE slug = %s", slug)[0]["id"]
+    ask(service, "POST", f"/admin/datasets/{slug}/archive")
+    ask(service, "DELETE", f"/admin/datasets/{slug}", confirm=slug)
+    swept = stand.command("lifecycle", "sweep")
+    assert swept.returncode == 0, swept.stderr
+
+    left = rows_of(stand, "SELECT 1 FROM dataset_partitions WHERE dataset_id = %s", dataset_id)
+    assert left == []
+    orphans = "SELECT 1 FROM dataset_partition_blobs WHERE partition_id NOT IN (SELECT id FROM dataset_partitions)"
+    assert rows_of(stand, orphans) == []
