@@ -299,3 +299,18 @@ def test_a_deleted_dataset_takes_its_batches_out_of_the_catalog(stand: Stand) ->
     assert left == []
     orphans = "SELECT 1 FROM dataset_partition_blobs WHERE partition_id NOT IN (SELECT id FROM dataset_partitions)"
     assert rows_of(stand, orphans) == []
+
+
+def test_it_is_read_by_sql(stand: Stand) -> None:
+    service, slug, files = stand.service, made(stand.service), made(stand.service, write_format="duckdb")
+    seeds = random.Random(11), random.Random(11)
+    for number in range(6):
+        for name, rng in zip((slug, files), seeds, strict=True):
+            ingest(service, name, uneven_batch(number, rng))
+    statement = "SELECT place, count(*) AS rows, sum(n) AS n, max(value) AS value FROM dataset GROUP BY 1 ORDER BY 1"
+    asked = {"sql": statement, "timeRange": {"start": "2024-01-01T00:00:05Z", "end": "2024-01-01T00:00:47Z"}}
+    first, second = (service.client.post(f"/datasets/{name}/sql", json=asked) for name in (slug, files))
+
+    assert first.status_code == 200, first.text
+    assert first.json() == second.json()
+    assert sum(row["rows"] for row in first.json()["rows"]) == 43
