@@ -170,7 +170,7 @@ def test_a_batch_above_the_limit_is_a_file(stand: Stand) -> None:
     service, slug = stand.service, made(stand.service)
     rng = random.Random(1)
     body = batch(list(range(3000)))
-    body["schema"]["fields"].append({"name": "noise", "type": "string"})
+    body["schema"] = {"fields": [*body["schema"]["fields"], {"name": "noise", "type": "string"}]}
     for row in body["rows"]:
         row["noise"] = rng.randbytes(30).hex()
     ingest(service, slug, body)
@@ -282,3 +282,35 @@ def test_damaged_and_missing_bytes_are_noticed(stand: Stand) -> None:
     assert verified.returncode == 1
     assert damaged in verified.stdout
     assert missing in verified.stdout
+
+
+def test_a_deleted_dataset_takes_its_batches_out_of_the_catalog(stand: Stand) -> None:
+    service, slug = stand.service, made(stand.service)
+    policy(service, slug)
+    for number in range(3):
+        ingest(service, slug, batch([number]))
+    dataset_id = rows_of(stand, "SELECT id FROM datasets WHERE slug = %s", slug)[0]["id"]
+    ask(service, "POST", f"/admin/datasets/{slug}/archive")
+    ask(service, "DELETE", f"/admin/datasets/{slug}", confirm=slug)
+    swept = stand.command("lifecycle", "sweep")
+    assert swept.returncode == 0, swept.stderr
+
+    left = rows_of(stand, "SELECT 1 FROM dataset_partitions WHERE dataset_id = %s", dataset_id)
+    assert left == []
+    orphans = "SELECT 1 FROM dataset_partition_blobs WHERE partition_id NOT IN (SELECT id FROM dataset_partitions)"
+    assert rows_of(stand, orphans) == []
+
+
+def test_it_is_read_by_sql(stand: Stand) -> None:
+    service, slug, files = stand.service, made(stand.service), made(stand.service, write_format="duckdb")
+    seeds = random.Random(11), random.Random(11)
+    for number in range(6):
+        for name, rng in zip((slug, files), seeds, strict=True):
+            ingest(service, name, uneven_batch(number, rng))
+    statement = "SELECT place, count(*) AS rows, sum(n) AS n, max(value) AS value FROM dataset GROUP BY 1 ORDER BY 1"
+    asked = {"sql": statement, "timeRange": {"start": "2024-01-01T00:00:05Z", "end": "2024-01-01T00:00:47Z"}}
+    first, second = (service.client.post(f"/datasets/{name}/sql", json=asked) for name in (slug, files))
+
+    assert first.status_code == 200, first.text
+    assert first.json() == second.json()
+    assert sum(row["rows"] for row in first.json()["rows"]) == 43

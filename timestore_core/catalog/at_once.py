@@ -10,6 +10,7 @@ import math
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import psycopg
 from psycopg.types.json import Jsonb
 
@@ -32,7 +33,7 @@ def publish_at_once(connection: Connection, attempt: Attempt) -> Published | Non
     columns, manifest_id = columns_of(attempt), new_id("dm")
     given = _given(attempt, manifest_id, columns, left_s)
     try:
-        row = connection.execute(_PUBLISH, [Jsonb(given), attempt.content]).fetchone()
+        row = connection.execute(_PUBLISH, [Jsonb(given, msgspec.json.encode), attempt.content]).fetchone()
     except psycopg.DataError:
         # Another service's manifest may hold what only the general way understands; the statement is undone.
         return None

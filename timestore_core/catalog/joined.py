@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from timestore_core.model import ColumnStatistics, Partition, Schema
 
 _FORMAT = "inline"
+_FEW_VALUES = 64
 
 Key = tuple[Schema, tuple[tuple[str, str], ...]]
 
@@ -75,4 +76,14 @@ def _merged(name: str, parts: list[Partition]) -> ColumnStatistics:
     exact = all(one.exact for one, _ in known if one is not None)
     if not lows:
         return ColumnStatistics(None, None, nulls, exact)
-    return ColumnStatistics(min(lows), max(highs), nulls, exact)
+    return ColumnStatistics(min(lows), max(highs), nulls, exact, _values(known))
+
+
+def _values(known: list[tuple[ColumnStatistics | None, int]]) -> frozenset[str] | None:
+    """All values that the column has, where each part knows its own and they are still few."""
+    found: frozenset[str] = frozenset()
+    for one, rows in known:
+        if one is None or (one.values is None and one.nulls < rows):
+            return None
+        found |= one.values or frozenset()
+    return found if 0 < len(found) <= _FEW_VALUES else None

@@ -65,23 +65,31 @@ def publish(database: Database, attempt: Attempt) -> Published:
     nothing will be. Raises Unavailable when
     PostgreSQL stayed away: whether the last try was committed is then unknown, and the file must stay.
     """
+    try:
+        return _try(database, attempt, is_retry=False)
+    except Unavailable:
+        pass
     for trial in stamina.retry_context(
-        on=Unavailable, attempts=_TRIES, timeout=_TRY_FOR_S, wait_initial=0.05, wait_max=1.0
+        on=Unavailable, attempts=_TRIES - 1, timeout=_TRY_FOR_S, wait_initial=0.05, wait_max=1.0
     ):
         with trial:
-            try:
-                with translated(), database.connection() as connection:
-                    is_common = trial.num == 1 and not attempt.dataset_is_new
-                    published = publish_at_once(connection, attempt) if is_common else None
-                    if published is not None:
-                        return published
-                    with connection.transaction():
-                        return _publish(connection, attempt, is_retry=trial.num > 1)
-            except Unavailable as error:
-                if lost_connection(error):
-                    database.drop_dead_connections()
-                raise
+            return _try(database, attempt, is_retry=True)
     raise AssertionError("unreachable")
+
+
+def _try(database: Database, attempt: Attempt, *, is_retry: bool) -> Published:
+    try:
+        with translated(), database.connection() as connection:
+            if not is_retry and not attempt.dataset_is_new:
+                published = publish_at_once(connection, attempt)
+                if published is not None:
+                    return published
+            with connection.transaction():
+                return _publish(connection, attempt, is_retry=is_retry)
+    except Unavailable as error:
+        if lost_connection(error):
+            database.drop_dead_connections()
+        raise
 
 
 def find_replay(database: Database, dataset: Dataset, claim: Claim) -> Published | None:

@@ -21,10 +21,12 @@ from timestore_core.model import Schema
 from timestore_core.names import quote_identifier
 
 # No name of a user's holds a character that cannot be printed.
-# The partition's number in its table, ascending as they were loaded; within one, `rowid` ascends as its rows stand.
+# The partition's number in its table, ascending as they were loaded.
 NUMBER_COLUMN = "number\x1f"
 # The version that added the partition.
 VERSION_COLUMN = "version\x1f"
+# A number that ascends as the rows stand in their partition.
+ROW_COLUMN = "row\x1f"
 # More runs of numbers than this are told by listing them.
 _MAX_RUNS = 8
 
@@ -81,8 +83,8 @@ class InlineTables:
     def held(self, wanted: InlineRows, load: Load) -> Iterator[str]:
         """The SQL of these partitions' rows, for a FROM clause, as long as the block runs.
 
-        Besides the schema's columns the relation has NUMBER_COLUMN and VERSION_COLUMN. What is not there yet is
-        loaded. Raises what `load` raises.
+        Besides the schema's columns the relation has NUMBER_COLUMN, VERSION_COLUMN and ROW_COLUMN. What is not there
+        yet is loaded. Raises what `load` raises.
         """
         table = self._take((wanted.dataset_id, wanted.schema))
         try:
@@ -182,7 +184,7 @@ def _relation(name: str, numbers: Sequence[int]) -> str:
         condition = f"{column} IN ({', '.join(str(one) for one in numbers)})"
     else:
         condition = " OR ".join(f"{column} BETWEEN {first:d} AND {last:d}" for first, last in runs)
-    return f"(SELECT * FROM {name} WHERE {condition})"  # noqa: S608
+    return f"(SELECT *, rowid AS {quote_identifier(ROW_COLUMN)} FROM {name} WHERE {condition})"  # noqa: S608
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:

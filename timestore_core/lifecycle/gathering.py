@@ -27,14 +27,17 @@ log = structlog.get_logger(__name__)
 # What other processes publish, and what grows old, is looked for this often; what this one publishes is known at once.
 _EVERY_S = 5.0
 # Between two looks at a limit that is exceeded, and between two jobs for the same dataset.
-_PAUSE_S = 0.2
+_PAUSE_S = 0.5
 _JOB_EVERY_S = 30.0
 
+_NOTHING: Row = {"partitions": 0, "bytes": 0, "oldest_s": 0.0}
+
 _COUNT = """
-SELECT count(*) AS partitions, coalesce(sum(file_size_bytes), 0)::bigint AS bytes,
+SELECT dataset_id, count(*) AS partitions, coalesce(sum(file_size_bytes), 0)::bigint AS bytes,
     coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_s
 FROM dataset_partitions
-WHERE dataset_id = %s AND file_format = 'inline' AND added_version IS NOT NULL AND removed_version IS NULL
+WHERE dataset_id = ANY(%s) AND file_format = 'inline' AND added_version IS NOT NULL AND removed_version IS NULL
+GROUP BY dataset_id
 """
 
 
@@ -72,27 +75,33 @@ class Gatherer:
 
     def gather(self) -> None:
         """Compact, or have compacted, every dataset of this process's that is above a limit."""
-        for dataset_id in self._runtime.inline_load.datasets():
+        for dataset_id in self._above(self._runtime.inline_load.datasets()):
             if self._stop.is_set():
                 return
-            if not self._is_above(dataset_id):
-                continue
             dataset = find_dataset_by_id(self._runtime.database, dataset_id)
             if dataset is not None and self._runtime.queue.deferred:
                 self._queue(dataset)
             elif dataset is not None:
                 self._compact(dataset)
 
-    def _is_above(self, dataset_id: str) -> bool:
+    def _above(self, dataset_ids: list[str]) -> list[str]:
+        """Those of the datasets that are above a limit, counted anew in one read."""
         load = self._runtime.inline_load
-        load.begin_count(dataset_id)
+        if not dataset_ids:
+            return []
+        for one in dataset_ids:
+            load.begin_count(one)
 
-        def work(connection: Connection) -> Row | None:
-            return connection.execute(_COUNT, [dataset_id]).fetchone()
+        def work(connection: Connection) -> dict[str, Row]:
+            return {row["dataset_id"]: row for row in connection.execute(_COUNT, [dataset_ids])}
 
-        row = self._runtime.database.read(work)
-        assert row is not None
-        return load.counted(dataset_id, InlineCount(row["partitions"], row["bytes"], row["oldest_s"]))
+        rows = self._runtime.database.read(work)
+        counts = {
+            one: InlineCount(row["partitions"], row["bytes"], row["oldest_s"])
+            for one in dataset_ids
+            for row in [rows.get(one, _NOTHING)]
+        }
+        return [one for one, found in counts.items() if load.counted(one, found)]
 
     def _queue(self, dataset: Dataset) -> None:
         now_s = time.monotonic()
@@ -109,9 +118,9 @@ class Gatherer:
             if held is None or not held["held"]:
                 return
             try:
-                if self._is_above(dataset.id):
+                if self._above([dataset.id]):
                     maintenance = Maintenance(self._runtime, dataset, "schedule", stop=self._stop)
                     maintain(maintenance, Request(["compaction"], str(uuid4())))
-                    self._is_above(dataset.id)
+                    self._above([dataset.id])
             finally:
                 connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", lock)

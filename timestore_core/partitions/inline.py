@@ -32,7 +32,9 @@ _ARROW_TYPES: Mapping[FieldType, pa.DataType] = {
     "integer": pa.int64(),
     "boolean": pa.bool_(),
 }
-_OPTIONS = ipc.IpcWriteOptions(compression="zstd")
+# So few bytes are compressed before another thread has woken up.
+_WRITING = ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+_READING = ipc.IpcReadOptions(use_threads=False)
 
 
 class FileSource(Protocol):
@@ -78,9 +80,12 @@ def arrow_schema(schema: Schema) -> pa.Schema:
 
 def encoded(schema: Schema, rows: pa.Table) -> bytes:
     """The rows as an Arrow IPC stream, zstd, with the schema's columns in their order."""
-    columns = rows.select(list(schema.names)).cast(arrow_schema(schema)).combine_chunks()
+    columns = rows.select(list(schema.names)).combine_chunks()
+    wanted = arrow_schema(schema)
+    if columns.schema != wanted:
+        columns = columns.cast(wanted)
     sink = pa.BufferOutputStream()
-    with ipc.new_stream(sink, columns.schema, options=_OPTIONS) as writer:
+    with ipc.new_stream(sink, columns.schema, options=_WRITING) as writer:
         writer.write_table(columns)
     content: bytes = sink.getvalue().to_pybytes()
     return content
@@ -88,4 +93,6 @@ def encoded(schema: Schema, rows: pa.Table) -> bytes:
 
 def decoded(schema: Schema, content: bytes) -> pa.Table:
     """The rows again. Raises pa.ArrowException or OSError for what was not written by `encoded`."""
-    return ipc.open_stream(content).read_all().select(list(schema.names)).cast(arrow_schema(schema))
+    rows = ipc.open_stream(content, options=_READING).read_all()
+    wanted = arrow_schema(schema)
+    return rows if rows.schema == wanted else rows.select(list(schema.names)).cast(wanted)

@@ -101,7 +101,7 @@ def _open(runtime: Runtime, process: Process, tables: Tables, spill: Path) -> No
         *tables.attach,
     ]
     try:
-        process.ask("open", setup=setup, allowed_paths=tables.allowed_paths, tables=[], views=tables.views)
+        process.ask("open", setup=setup, allowed_paths=tables.allowed_paths, tables=tables.given, views=tables.views)
     except (duckdb.Error, EndedError) as error:
         log.error("select.unreadable", error=str(error)[:_MAX_MESSAGE])
         raise PartitionUnreadable("a partition of the datasets named cannot be read") from error

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from timestore_core.catalog.snapshots import Head
 from timestore_core.errors import InvalidRequest, TooLarge
-from timestore_core.model import Partition
+from timestore_core.model import Partition, Schema
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.duckdb_file import SQL_TYPES
+from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.located import located
 from timestore_core.query.rows_sql import StoredRows, gathered_sql
 from timestore_core.runtime import Runtime
@@ -19,10 +23,14 @@ from timestore_core.select.request import SelectRequest
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What a process needs to have them: statements before it is locked, paths that stay open to it, its views."""
+    """What a process needs to have them: statements before it is locked, paths that stay open to it, its views.
+
+    `given` are tables of rows that stand in no file, each under its quoted name as an Arrow IPC stream.
+    """
 
     attach: list[str]
     allowed_paths: list[str]
+    given: list[tuple[str, bytes]]
     views: list[str]
     partitions: int
 
@@ -35,7 +43,8 @@ def opened_tables(runtime: Runtime, request: SelectRequest, heads: Mapping[str, 
     where a storage target is away.
     """
     chosen = {name: _chosen(runtime, request, name, head) for name, head in heads.items()}
-    by_id = {partition.id: partition for partitions in chosen.values() for partition in partitions}
+    every = {partition.id: partition for partitions in chosen.values() for partition in partitions}
+    by_id = {id_: partition for id_, partition in every.items() if partition.file_format != INLINE}
     most = runtime.settings.query_max_attached
     if len(by_id) > most:
         raise TooLarge(
@@ -55,11 +64,39 @@ def opened_tables(runtime: Runtime, request: SelectRequest, heads: Mapping[str, 
             else:
                 attach.append(statement)
             relations[partition.id] = format_.relation(location, alias, partition.table_name)
-        views = [
-            f"CREATE TEMP VIEW {quote_identifier(name)} AS {_rows_sql(request, head, chosen[name], relations)}"
-            for name, head in heads.items()
-        ]
-        yield Tables(attach, paths, views, len(by_id))
+        given: list[tuple[str, bytes]] = []
+        views = []
+        for name, head in heads.items():
+            sources = [
+                StoredRows(relations[partition.id], partition.schema)
+                for partition in chosen[name]
+                if partition.id in relations
+            ]
+            for schema, ids in _together(chosen[name]).items():
+                table = quote_identifier(f"given-{len(given)}")
+                given.append((table, _stream(runtime, schema, ids)))
+                sources.append(StoredRows(table, schema))
+            views.append(f"CREATE TEMP VIEW {quote_identifier(name)} AS {_rows_sql(request, head, sources)}")
+        yield Tables(attach, paths, given, views, len(every))
+
+
+def _together(partitions: Sequence[Partition]) -> Mapping[Schema, list[str]]:
+    """The partitions that are no files, by their columns."""
+    found = defaultdict[Schema, list[str]](list)
+    for partition in partitions:
+        if partition.file_format == INLINE:
+            found[partition.schema].append(partition.id)
+    return found
+
+
+def _stream(runtime: Runtime, schema: Schema, partition_ids: Sequence[str]) -> bytes:
+    """The rows of these partitions as one Arrow IPC stream. Raises PartitionUnreadable."""
+    rows = pa.concat_tables([one.rows for one in runtime.inline_loader.load(schema, partition_ids)]).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def _chosen(runtime: Runtime, request: SelectRequest, name: str, head: Head) -> list[Partition]:
@@ -67,7 +104,7 @@ def _chosen(runtime: Runtime, request: SelectRequest, name: str, head: Head) -> 
     if not head.schema.fields:
         raise InvalidRequest.at("sql", f"the dataset {name[:80]!r} has no columns yet")
     found = [partition for partition in runtime.snapshots.partitions(head) if partition.row_count]
-    unread = {partition.file_format for partition in found} - runtime.plugins.partition_formats.keys()
+    unread = {partition.file_format for partition in found} - runtime.plugins.partition_formats.keys() - {INLINE}
     if unread:
         raise InvalidRequest.at("sql", f"{name[:80]!r} has partitions of format {', '.join(sorted(unread))}")
     if request.time_range is None:
@@ -91,8 +128,8 @@ def _overlaps(partition: Partition, column: str, start_us: int, end_us: int) -> 
     return isinstance(low, int) and isinstance(high, int) and low <= end_us and high >= start_us
 
 
-def _rows_sql(request: SelectRequest, head: Head, partitions: Sequence[Partition], relations: Mapping[str, str]) -> str:
-    if not partitions:
+def _rows_sql(request: SelectRequest, head: Head, sources: Sequence[StoredRows]) -> str:
+    if not sources:
         columns = ", ".join(
             f"CAST(NULL AS {SQL_TYPES[field.type]}) AS {quote_identifier(field.name)}" for field in head.schema.fields
         )
@@ -102,5 +139,4 @@ def _rows_sql(request: SelectRequest, head: Head, partitions: Sequence[Partition
         start, end = request.time_range.start_us, request.time_range.end_us
         time = quote_identifier(request.timestamp_column)
         where = f"{time} BETWEEN make_timestamp({start:d}) AND make_timestamp({end:d})"
-    sources = [StoredRows(relations[partition.id], partition.schema) for partition in partitions]
     return gathered_sql(sources, head.schema, where=where)
