@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from timestore_core.storage import Access
 log = structlog.get_logger(__name__)
 
 _BATCH_ROWS = 32_768
+_STREAM_MEMORY_BYTES = 96 * 1024 * 1024
 _STREAMED_ERRORS: Mapping[str, type[duckdb.Error]] = {
     "INTERRUPT Error": duckdb.InterruptException,
     "Out of Memory Error": duckdb.OutOfMemoryException,
@@ -125,7 +126,8 @@ class LocalEngine:
             return
         try:
             with (
-                self._engine.lease(access) as instance,
+                self._engine_for(plan) as engine,
+                engine.lease(access) as instance,
                 instance.cursor() as cursor,
                 self._watchdog.watching(cursor, plan.timeout_ms, is_gone) as watched,
             ):
@@ -165,6 +167,15 @@ class LocalEngine:
 
     def close(self) -> None:
         self._engine.close()
+
+    @contextmanager
+    def _engine_for(self, plan: QueryPlan) -> Iterator[Engine]:
+        """The engine that all share; for a long stream one of its own, which does not fill memory with what passes."""
+        if is_sliced(plan):
+            with self._engine.apart(_STREAM_MEMORY_BYTES) as engine:
+                yield engine
+        else:
+            yield self._engine
 
     @staticmethod
     def _guarded(plan: QueryPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
