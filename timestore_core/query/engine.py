@@ -194,10 +194,12 @@ class LocalEngine:
         if not is_sliced(plan):
             yield from self._run_at_once(on, plan, render)
             return
-        left = plan.row_limit
+        left, skip = plan.row_limit, plan.skip
         for part in slices(plan, partial(self._counted, on, plan)):
             on.watched.restart()
-            for batch in self._run_at_once(on, replace(part, row_limit=left), render):
+            # What a page leaves out is at its first moment, so all of it in the first slice.
+            part, skip = replace(part, row_limit=left, skip=skip), 0
+            for batch in self._run_at_once(on, part, render):
                 left -= batch.num_rows
                 yield batch
             if left == 0:
