@@ -9,6 +9,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -351,3 +352,37 @@ def test_a_stream_that_fails_half_way_is_broken_and_not_ended(filled: Service, v
     assert len(received) > 20_000_000
     assert not received.endswith(b"0\r\n\r\n")
     wait_until(lambda: "answer.broken" in filled.log.read_text(), "the log to say so")
+
+
+def test_many_clients_at_once_get_an_answer_or_are_told_to_come_again(filled: Service) -> None:
+    question = {"timeRange": ALL_TIME, "downsample": {"intervalUnit": "hour", "aggregations": [{"fn": "count"}]}}
+
+    def client(number: int) -> list[int]:
+        with httpx.Client(base_url=filled.base, timeout=60) as own:
+            if number % 8 == 0:
+                return [own.get("/health").status_code, own.post("/datasets/odd/ingest", json={}).status_code]
+            answers = [own.post("/datasets/many/query", json=question) for _ in range(3)]
+            assert all(int(one.headers["retry-after"]) >= 1 for one in answers if one.status_code == 429)
+            return [one.status_code for one in answers]
+
+    with ThreadPoolExecutor(64) as pool:
+        found = [status for statuses in pool.map(client, range(64)) for status in statuses]
+    assert set(found) <= {200, 400, 429}
+    assert found.count(200) > 8
+
+
+def test_the_schema_tells_columns_rows_and_times(filled: Service) -> None:
+    filled.client.post("/admin/datasets", json={"slug": "bare"})
+    told, bare = filled.client.get("/datasets/odd/schema"), filled.client.get("/datasets/bare/schema")
+
+    assert told.json() == {
+        "datasetId": told.json()["datasetId"],
+        "slug": "odd",
+        "version": 1,
+        "fields": FIELDS,
+        "rows": len(ODD),
+        "timeRange": {"start": "2024-01-01T00:00:00.000Z", "end": "2024-01-01T00:00:03.000Z"},
+    }
+    assert told.headers["x-timestore-version"] == "1"
+    assert bare.json() == {**bare.json(), "version": 0, "fields": [], "rows": 0, "timeRange": None}
+    assert filled.client.get("/datasets/nope/schema").status_code == 404

@@ -128,6 +128,22 @@ def test_every_form_has_the_rows(asked: Service, accept: str) -> None:
         assert table.schema.field("t").type == pa.timestamp("us", "UTC")
 
 
+@pytest.mark.parametrize("write_format", ["duckdb", "parquet"])
+def test_rows_of_every_format_are_there(asked: Service, write_format: str) -> None:
+    slug, boss = f"kept as {write_format}", {"x-iam-scopes": "boss"}
+    made = asked.client.post("/admin/datasets", json={"slug": slug, "writeFormat": write_format}, headers=boss)
+    assert made.status_code == 201, made.text
+    wider = batch([3, 4])
+    wider["schema"] = {"fields": [*wider["schema"]["fields"], {"name": "x", "type": "double"}]}
+    for one in (batch([1, 2]), batch([5]), wider):
+        assert asked.ingest(slug, one).status_code == 201
+
+    sql = f'SELECT list(n ORDER BY n) AS l, count(x) AS x FROM "{slug}"'
+    assert rows(asked, sql) == [{"l": [1, 2, 3, 4, 5], "x": 0}]
+    late = {"start": "2024-01-01T00:00:03Z", "end": "2024-01-01T00:00:04Z"}
+    assert rows(asked, sql, timeRange=late) == [{"l": [3, 4], "x": 0}]
+
+
 def test_what_may_not_be_read_is_answered_like_what_does_not_exist(asked: Service) -> None:
     hidden = select(asked, "SELECT * FROM hidden")
     missing = select(asked, "SELECT * FROM hiddem")

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -156,6 +156,18 @@ class Engine:
             raise
         finally:
             self._give_back(instance)
+
+    @contextmanager
+    def apart(self, memory_bytes: int) -> Iterator[Engine]:
+        """An engine of its own with so much memory, for the time of the block: it leaves this one's as it is."""
+        with self._lock:
+            self._made += 1
+            name = f"{self._name}-apart-{self._made}"
+        engine = Engine(name, replace(self._limits, memory_bytes=min(memory_bytes, self._limits.memory_bytes)))
+        try:
+            yield engine
+        finally:
+            engine.close()
 
     def close(self) -> None:
         """Close the instance and remove what it spilled."""

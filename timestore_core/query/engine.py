@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 _BATCH_ROWS = 32_768
 # Stands for the format of what is a table of the query's own.
 _GATHERED = "gathered"
+_STREAM_MEMORY_BYTES = 96 * 1024 * 1024
 _STREAMED_ERRORS: Mapping[str, type[duckdb.Error]] = {
     "INTERRUPT Error": duckdb.InterruptException,
     "Out of Memory Error": duckdb.OutOfMemoryException,
@@ -135,7 +136,8 @@ class LocalEngine:
             return
         try:
             with (
-                self._engine.lease(access) as instance,
+                self._engine_for(plan) as engine,
+                engine.lease(access) as instance,
                 instance.cursor() as cursor,
                 self._watchdog.watching(cursor, plan.timeout_ms, is_gone) as watched,
             ):
@@ -176,6 +178,15 @@ class LocalEngine:
     def close(self) -> None:
         self._engine.close()
 
+    @contextmanager
+    def _engine_for(self, plan: QueryPlan) -> Iterator[Engine]:
+        """The engine that all share; for a long stream one of its own, which does not fill memory with what passes."""
+        if is_sliced(plan):
+            with self._engine.apart(_STREAM_MEMORY_BYTES) as engine:
+                yield engine
+        else:
+            yield self._engine
+
     @staticmethod
     def _guarded(plan: QueryPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         rows = 0
@@ -193,10 +204,12 @@ class LocalEngine:
         if not is_sliced(plan):
             yield from self._run_at_once(on, plan, render)
             return
-        left = plan.row_limit
+        left, skip = plan.row_limit, plan.skip
         for part in slices(plan, partial(self._counted, on, plan)):
             on.watched.restart()
-            for batch in self._run_at_once(on, replace(part, row_limit=left), render):
+            # What a page leaves out is at its first moment, so all of it in the first slice.
+            part, skip = replace(part, row_limit=left, skip=skip), 0
+            for batch in self._run_at_once(on, part, render):
                 left -= batch.num_rows
                 yield batch
             if left == 0:

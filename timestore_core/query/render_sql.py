@@ -23,10 +23,10 @@ def csv_sql(output: Sequence[ResultField], inner: str) -> str:
     """One record a line; NULL, and what is no number, is an empty field, an empty text is `""`."""
     if len(output) == 1:
         # Readers skip a line that is empty.
-        line = f"coalesce(nullif({_csv_value(output[0], 'o0')}, ''), '\"\"')"
+        line = f"coalesce(nullif(({_csv_value(output[0], 'o0')})::VARCHAR, ''), '\"\"')"
     else:
-        line = " || ',' || ".join(_csv_value(field, f"o{index}") for index, field in enumerate(output))
-    return f"SELECT {line} || chr(10) FROM ({inner}) AS answer({_names(output)})"
+        line = ", ',', ".join(_csv_value(field, f"o{index}") for index, field in enumerate(output))
+    return f"SELECT concat({line}, chr(10)) FROM ({inner}) AS answer({_names(output)})"
 
 
 def columns_sql(output: Sequence[ResultField], inner: str) -> str:
@@ -40,17 +40,19 @@ def _names(output: Sequence[ResultField]) -> str:
 
 
 def _csv_value(field: ResultField, column: str) -> str:
+    """The field, for `concat`, which leaves out what is NULL."""
     if field.type == "integers":
-        return f"coalesce('\"' || to_json({column})::VARCHAR || '\"', '')"
+        return f"'\"' || to_json({column})::VARCHAR || '\"'"
+    if field.type == "double":
+        # The digits of JSON, which are also made twice as fast as those of a cast.
+        return f"CASE WHEN isfinite({column}) THEN to_json({column} + 0)::VARCHAR END"
     if field.type != "string":
-        return f"coalesce(({json_value(field.type, column)})::VARCHAR, '')"
+        return json_value(field.type, column)
     # A list or a struct of a SELECT comes as JSON, which is another type to the engine.
     column = f"{column}::VARCHAR"
     special = " OR ".join(f"contains({column}, {one})" for one in ("'\"'", "','", "chr(10)", "chr(13)"))
-    return (
-        f"CASE WHEN {column} IS NULL THEN '' WHEN {column} = '' OR {special} "
-        f"THEN '\"' || replace({column}, '\"', '\"\"') || '\"' ELSE {column} END"
-    )
+    quoted = f"'\"' || replace({column}, '\"', '\"\"') || '\"'"
+    return f"CASE WHEN {column} = '' OR {special} THEN {quoted} ELSE {column} END"
 
 
 def _typed(field: ResultField, column: str) -> str:

@@ -35,7 +35,7 @@ def slice_rows(plan: QueryPlan) -> int:
 def is_sliced(plan: QueryPlan) -> bool:
     """Whether the plan's answer comes in slices: plain rows, and more of them than one slice should have."""
     at_most = min(plan.row_limit, sum(partition.rows for partition in plan.partitions))
-    return plan.is_raw and not plan.latest and not plan.skip and at_most > slice_rows(plan)
+    return plan.is_raw and not plan.latest and at_most > slice_rows(plan)
 
 
 def slices(plan: QueryPlan, counted: Counted) -> Iterator[QueryPlan]:

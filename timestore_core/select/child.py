@@ -4,9 +4,9 @@ It knows nothing but what it is told over its standard input: it has no environm
 may have so much memory and no more, and its DuckDB can open the files of this one statement alone. Whatever a statement
 does to it, the service only starts another.
 
-Frames on both pipes: 4 bytes of length, then the bytes. A request is MessagePack `{"do": …}`. An answer is one frame,
-behind an `m` `{"ok": …}` or `{"error": …, "message": …}`; before it, for rows, one behind an `s` with the schema and
-one behind a `b` for each batch. The first answer comes unasked: it is ready.
+Frames on both pipes: 4 bytes of length, then the bytes. A request is MessagePack `{"do": …}`. Its answer is one frame
+behind an `m`, `{"ok": …}` or `{"error": …, "message": …}`; rows come before it, their schema behind an `s`, each batch
+behind a `b`. The first answer comes unasked: the process is ready.
 """
 
 from __future__ import annotations

@@ -83,8 +83,10 @@ def _heads(head: Head, names: tuple[str, ...], lookup: Lookup) -> Mapping[str, H
     """Each named table's dataset. What may not be read is answered like what does not exist."""
     found: dict[str, Head] = {}
     for name in names:
-        own = folded(name) in (folded(head.dataset.slug), _OWN)
+        own = name == head.dataset.slug or folded(name) == _OWN
         other = head if own else lookup(name)
+        if other is None and folded(name) == folded(head.dataset.slug):
+            other = head
         if other is None:
             raise InvalidRequest.at("sql", f"there is no dataset {name[:120]!r}")
         found[name] = other
