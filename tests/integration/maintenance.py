@@ -232,10 +232,15 @@ def questions() -> Iterator[tuple[str, Json]]:
         yield f"every {unit} of some", {**rest, "downsample": {"intervalUnit": unit, "aggregations": aggregations()}}
 
 
+# Those whose answers are the same to the last bit however the rows are cut into files.
+EXACT_FUNCTIONS = ("avg", "count", "count_distinct", "max", "median", "min", "percentile", "sum")
+
+
 def aggregations() -> list[Json]:
-    """Every function over every column that it takes; of columns beyond all bounds no sums, which no double holds."""
+    """Each function over every column that it takes; of columns beyond all bounds no sums, which no double holds."""
     asked: list[Json] = [{"fn": "count"}]
-    for name, function in sorted(PLUGINS.aggregations.items()):
+    for name in EXACT_FUNCTIONS:
+        function = PLUGINS.aggregations[name]
         for column, type_ in COLUMNS.items():
             if type_ in function.column_types and not (column == "extreme" and name in ("sum", "avg")):
                 one = {"fn": name, "column": column, "alias": f"{name} of {column}"}
