@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from timestore_core.model import ColumnStatistics, Dataset, Manifest, Partition, Schema, StorageTarget
 
@@ -37,7 +38,8 @@ class Attempt:
 
     It is published before `publish_before_s` (of `times.running_s`) or not at all. `content` are the bytes of a
     partition that stands in the catalog itself. `dataset_is_new` where there was none of the slug a moment ago;
-    `write_format` is that of the dataset where this attempt makes it.
+    `write_format` and `dataset_metadata` are those of the dataset where this attempt makes it. `dedupe_tags` are
+    columns that name a row of a dataset that keeps one row per series and time, and that it does not know yet.
     """
 
     partition_id: str
@@ -61,6 +63,8 @@ class Attempt:
     content: bytes | None = None
     dataset_is_new: bool = False
     write_format: str = "duckdb"
+    dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
+    dedupe_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

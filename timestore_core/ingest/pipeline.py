@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -47,7 +49,8 @@ class Batch:
 class Work:
     """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim.
 
-    `write_format` is that of the dataset where this makes it.
+    `write_format` and `dataset_metadata` are those of the dataset where this makes it, `dedupe_tags` those of
+    `Attempt`.
     """
 
     slug: str
@@ -56,6 +59,8 @@ class Work:
     claims: tuple[Claim, ...]
     actor: Actor
     write_format: str = FILE_FORMAT
+    dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
+    dedupe_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,8 @@ def _publish(
         content=content,
         dataset_is_new=dataset is None,
         write_format=work.write_format,
+        dataset_metadata=work.dataset_metadata,
+        dedupe_tags=work.dedupe_tags,
     )
     try:
         published = catalog.publish(runtime.database, attempt)
