@@ -203,5 +203,5 @@ def test_limits_name_their_setting(make_service: Callable[..., Service]) -> None
 
 @pytest.mark.parametrize("path", ["/write?db=d", "/api/v2/write?bucket=d", "/api/v3/write_lp?db=d"])
 def test_bytes_of_any_kind_are_never_the_service_s_fault(service: Service, path: str) -> None:
-    for body in (b"\0", b"\xff\xfe", b"m f=1 1\0", b'"', b"\\", b"m,\0=1 f=1", b"," * 1000, b"\n" * 1000, b"m f=\"" * 9):
+    for body in (b"\0", b"\xff\xfe", b"m f=1 1\0", b'"', b"\\", b"m,\0=1 f=1", b"," * 1000, b"\n" * 1000, b'm f="' * 9):
         assert write(service, path, body).status_code in (204, 400), body

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from timestore_core.ingest.line_protocol.points import FieldColumn, Lines, Piece
 from timestore_core.ingest.line_protocol.precision import Precision, times_us
-from timestore_core.ingest.line_protocol.tokens import Group, Numbers, Shape, Tokens, groups_of, tokens_of
+from timestore_core.ingest.line_protocol.tokens import Group, Numbers, Rows, Shape, Tokens, groups_of, tokens_of
 from timestore_core.model import FieldType
 
 # A group with a line that does not fit is halved until the rest fits; so few lines are scanned one by one.
@@ -20,7 +20,6 @@ _SCANNED_AT_ONCE = 32
 _TRUE = pa.array(["t", "T", "true", "True", "TRUE"])
 _FALSE = pa.array(["f", "F", "false", "False", "FALSE"])
 _BOOLEANS = pa.concat_arrays([_TRUE, _FALSE])
-_DIGITS = frozenset(b"0123456789")
 _KINDS: dict[int, FieldType] = {
     **dict.fromkeys(b"0123456789.", "double"),
     **dict.fromkeys(b"iu", "integer"),
@@ -73,7 +72,7 @@ def _pieces(
 
 
 def _kinds(tokens: Tokens, group: Group, place: int) -> npt.NDArray[np.uint8]:
-    return _KIND_CODES[tokens.last_bytes(group.first_tokens + place)]
+    return _KIND_CODES[tokens.last_bytes(group.rows, place)]
 
 
 def _differs(tokens: Tokens, group: Group, shape: Shape) -> bool:
@@ -89,21 +88,21 @@ def _parts(tokens: Tokens, group: Group, shape: Shape) -> list[Group]:
         masks = [np.flatnonzero(kinds == kind) for kind in range(int(kinds.max()) + 1)]
     else:
         masks = np.array_split(np.arange(len(group.lines)), 2)
-    return [Group(shape, group.lines[mask], group.first_tokens[mask]) for mask in masks]
+    firsts = group.rows.first_tokens
+    return [Group(shape, group.lines[mask], Rows.of(firsts[mask])) for mask in masks if len(mask)]
 
 
 def _piece(tokens: Tokens, group: Group, shape: Shape, numbers: Lines, precision: Precision, now_us: int) -> Piece:
     tags = {}
     for name, place in shape.tags:
-        places = group.first_tokens + place
-        if not tokens.lengths(places).all():
+        if (tokens.ends(group.rows, place) <= tokens.starts(group.rows, place)).any():
             raise _UnfitError
-        tags[name] = tokens.column(places)
+        tags[name] = tokens.column(group.rows, place)
     fields = {name: _field(tokens, group, place) for name, place in shape.fields}
     if shape.time is None:
         times = np.full(len(group.lines), now_us)
     else:
-        found = _integers(tokens.column(group.first_tokens + shape.time)).to_numpy()
+        found = _integers(tokens, group.rows, shape.time).to_numpy()
         converted = times_us(found, precision)
         if converted is None:
             raise _UnfitError
@@ -112,33 +111,28 @@ def _piece(tokens: Tokens, group: Group, shape: Shape, numbers: Lines, precision
 
 
 def _field(tokens: Tokens, group: Group, place: int) -> FieldColumn:
-    places = group.first_tokens + place
-    last = tokens.last_bytes(places)
+    last = tokens.last_bytes(group.rows, place)
     kind = _KINDS.get(int(last[0]))
-    texts = tokens.column(places)
     if kind == "double":
-        doubles = texts.cast(pa.float64())
+        doubles = tokens.column(group.rows, place).cast(pa.float64())
         if not pc.all(pc.is_finite(doubles)).as_py():
             raise _UnfitError
         return FieldColumn("double", doubles)
     if kind == "boolean":
+        texts = tokens.column(group.rows, place)
         if not pc.all(pc.is_in(texts, _BOOLEANS)).as_py():
             raise _UnfitError
         return FieldColumn("boolean", pc.is_in(texts, _TRUE))
     if kind != "integer" or (last != last[0]).any():
         raise _UnfitError
-    # One letter is cut off: the byte before it is a digit, or several would be.
-    if not set(np.unique(tokens.last_bytes(places, 1)).tolist()) <= _DIGITS:
-        raise _UnfitError
-    integers = _integers(pc.ascii_rtrim(texts, characters=chr(last[0])))
+    integers = _integers(tokens, group.rows, place, cut=1)
     if last[0] == ord("u") and pc.min(integers).as_py() < 0:
         raise _UnfitError
     return FieldColumn("integer", integers)
 
 
-def _integers(texts: pa.StringArray) -> pa.Int64Array:
-    integers = texts.cast(pa.int64())
-    # Arrow reads 0x10 as sixteen; such a text is longer than any of digits that it could be.
-    if pc.max(pc.binary_length(texts)).as_py() > 2 and pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():
+def _integers(tokens: Tokens, rows: Rows, place: int, cut: int = 0) -> pa.Int64Array:
+    texts = tokens.column(rows, place, cut)
+    if tokens.may_hold_hexadecimals and pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():
         raise _UnfitError
-    return integers
+    return texts.cast(pa.int64())

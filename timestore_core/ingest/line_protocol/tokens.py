@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,28 +23,60 @@ _COMMA, _EQUALS, _BLANK, _NEWLINE = b",= \n"
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """Lines by their first tokens; `stride` tokens lie between them where it is the same everywhere, else it is 0."""
+
+    first_tokens: Numbers
+    stride: int
+
+    @classmethod
+    def of(cls, first_tokens: Numbers) -> Rows:
+        """The lines with these first tokens."""
+        steps = np.diff(first_tokens)
+        return cls(first_tokens, int(steps[0]) if len(steps) and (steps == steps[0]).all() else 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of a text: `texts` has them without their separators, `separators` what follows each."""
+    """The tokens of a text, cut where a separator stands; token n lies between `bounds[n] + 1` and `bounds[n + 1]`."""
 
-    texts: pa.StringArray
+    text: bytes
+    data: npt.NDArray[np.uint8]
     separators: npt.NDArray[np.uint8]
-    # Where each token's text begins and ends in `packed`, the text without separators.
     bounds: npt.NDArray[np.int32]
-    packed: npt.NDArray[np.uint8]
+    # Arrow reads 0x10 as sixteen.
+    may_hold_hexadecimals: bool
 
-    def column(self, places: Numbers) -> pa.StringArray:
-        """The tokens at these places."""
-        return self.texts.take(pa.array(places))
+    def column(self, rows: Rows, place: int, cut: int = 0) -> pa.StringArray:
+        """The tokens at this place of the lines, `cut` bytes cut off from their ends."""
+        # Over the text itself: each second text is what lies between two of them.
+        offsets = np.empty(2 * len(rows.first_tokens), np.int32)
+        offsets[0::2] = self.starts(rows, place)
+        offsets[1::2] = self.ends(rows, place)
+        if cut:
+            offsets[1::2] = np.maximum(offsets[1::2] - cut, offsets[0::2])
+        texts = pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(self.text))
+        return texts.take(pa.array(np.arange(0, len(offsets), 2, dtype=np.int32)))
 
-    def last_bytes(self, places: Numbers, before_last: int = 0) -> npt.NDArray[np.uint8]:
-        """The last byte of each of the tokens, or one before it; 0 where the token is not so long."""
-        ends = self.bounds[places + 1] - 1 - before_last
-        found = self.packed[np.maximum(ends, 0)] if len(self.packed) else np.zeros(len(places), np.uint8)
-        return np.where(ends >= self.bounds[places], found, 0)
+    def starts(self, rows: Rows, place: int) -> npt.NDArray[np.int32]:
+        """Where the tokens at this place begin."""
+        return at(self.bounds, rows, place) + np.int32(1)
 
-    def lengths(self, places: Numbers) -> npt.NDArray[np.int32]:
-        """How many bytes each of the tokens has."""
-        return self.bounds[places + 1] - self.bounds[places]
+    def ends(self, rows: Rows, place: int) -> npt.NDArray[np.int32]:
+        """Where the tokens at this place end."""
+        return at(self.bounds, rows, place + 1)
+
+    def last_bytes(self, rows: Rows, place: int) -> npt.NDArray[np.uint8]:
+        """The last byte of each of the tokens, or the separator before an empty one."""
+        return self.data[self.ends(rows, place) - 1]
+
+
+def at(values: npt.NDArray[Any], rows: Rows, place: int) -> npt.NDArray[Any]:
+    """The values of the tokens at this place of the lines."""
+    if not rows.stride:
+        return values[rows.first_tokens + place]
+    begin = int(rows.first_tokens[0]) + place
+    return values[begin : begin + rows.stride * (len(rows.first_tokens) - 1) + 1 : rows.stride]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +95,16 @@ class Group:
 
     shape: Shape | None
     lines: Numbers
-    first_tokens: Numbers
+    rows: Rows
 
 
 def tokens_of(text: bytes) -> Tokens:
     """The tokens of plain lines, each ended by a newline."""
-    places = np.flatnonzero(np.frombuffer(text.translate(_IS_SEPARATOR), np.uint8))
-    separators = np.frombuffer(text, np.uint8)[places]
-    packed = text.translate(None, _SEPARATORS)
-    bounds = np.zeros(len(places) + 1, np.int32)
-    bounds[1:] = places - np.arange(len(places))
-    texts = pa.StringArray.from_buffers(len(places), pa.py_buffer(bounds), pa.py_buffer(packed))
-    return Tokens(texts, separators, bounds, np.frombuffer(packed, np.uint8))
+    places = np.flatnonzero(np.frombuffer(text.translate(_IS_SEPARATOR), np.bool_))
+    bounds = np.empty(len(places) + 1, np.int32)
+    bounds[0], bounds[1:] = -1, places
+    data = np.frombuffer(text, np.uint8)
+    return Tokens(text, data, data[places], bounds, b"x" in text or b"X" in text)
 
 
 def groups_of(tokens: Tokens) -> Iterator[Group]:
@@ -83,23 +115,24 @@ def groups_of(tokens: Tokens) -> Iterator[Group]:
     signatures = None
     for count in np.unique(counts):
         lines = np.flatnonzero(counts == count)
-        if not _is_uniform(tokens, firsts[lines], int(count)):
+        rows = Rows.of(firsts[lines])
+        if not _is_uniform(tokens, rows, int(count)):
             signatures = _signatures(tokens) if signatures is None else signatures
             yield from _split(tokens, signatures, lines, firsts, int(count))
         else:
-            yield Group(_shape(tokens, int(firsts[lines[0]]), int(count)), lines, firsts[lines])
+            yield Group(_shape(tokens, int(firsts[lines[0]]), int(count)), lines, rows)
 
 
-def _is_uniform(tokens: Tokens, firsts: Numbers, count: int) -> bool:
+def _is_uniform(tokens: Tokens, rows: Rows, count: int) -> bool:
     """Whether all the lines have the same separators and names: most bodies hold a single shape."""
-    first = int(firsts[0])
+    first = int(rows.first_tokens[0])
     for place in range(count):
         separator = tokens.separators[first + place]
-        if (tokens.separators[firsts + place] != separator).any():
+        if (at(tokens.separators, rows, place) != separator).any():
             return False
         if separator == _EQUALS or place == 0:
-            name = tokens.texts[first + place]
-            if not pc.all(pc.equal(tokens.column(firsts + place), name)).as_py():
+            names = tokens.column(rows, place)
+            if not pc.all(pc.equal(names, names[0])).as_py():
                 return False
     return True
 
@@ -110,7 +143,7 @@ def _signatures(tokens: Tokens) -> Numbers:
     is_name[0] = True
     is_name[1:] |= tokens.separators[:-1] == _NEWLINE
     places = np.flatnonzero(is_name)
-    codes = tokens.column(places).dictionary_encode().indices.to_numpy().astype(np.int64)
+    codes = tokens.column(Rows(places, 0), 0).dictionary_encode().indices.to_numpy().astype(np.int64)
     signatures = tokens.separators.astype(np.int64)
     signatures[places] += (codes + 1) << 8
     return signatures
@@ -129,12 +162,13 @@ def _split(tokens: Tokens, signatures: Numbers, lines: Numbers, firsts: Numbers,
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     for mine in np.split(order, starts[1:]):
         chosen = lines[mine]
-        yield Group(_shape(tokens, int(firsts[chosen[0]]), count), chosen, firsts[chosen])
+        yield Group(_shape(tokens, int(firsts[chosen[0]]), count), chosen, Rows.of(firsts[chosen]))
 
 
 def _shape(tokens: Tokens, first: int, count: int) -> Shape | None:
     """The shape of the line that begins with this token, or None where it has none."""
-    texts: list[str] = tokens.texts.slice(first, count).to_pylist()
+    bounds = tokens.bounds[first : first + count + 1].tolist()
+    texts = [tokens.text[start + 1 : end].decode() for start, end in pairwise(bounds)]
     separators = tokens.separators[first : first + count].tolist()
     place, tags = 0, []
     while separators[place] == _COMMA:
