@@ -91,7 +91,10 @@ def test_influxdb_client_is_told_of_bad_lines_and_of_a_type_conflict(
 
 @pytest.mark.parametrize("no_sync", [False, True])
 def test_influxdb3_python_writes(service: Service, no_sync: bool) -> None:
-    options = write_client_options(write_options=WriteOptions(write_type=SYNCHRONOUS_3.write_type, no_sync=no_sync))
+    write_type = SYNCHRONOUS_3.write_type
+    options = write_client_options(
+        write_options=WriteOptions(write_type=write_type, no_sync=no_sync, use_v2_api=not no_sync)
+    )
     database = f"three-{no_sync}"
     with InfluxDBClient3(host=service.base, token="any", database=database, write_client_options=options) as client:
         client.write(Point3("m").tag("t", "a b").field("text", NASTY).field("n", 3).time(AT))

@@ -63,6 +63,8 @@ def write_lines(
     writers = [_Measurement(runtime, lot, name, pieces) for name, pieces in parsed.measurements.items()]
     for writer in writers:
         writer.prepare(authorize, parsed.bad, lines)
+    if not writers:
+        authorize(None)
     runtime.plugins.step("ingest.decoded")
     if parsed.bad.count and not accept_partial:
         return Written(0, parsed.bad)
