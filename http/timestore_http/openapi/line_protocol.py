@@ -123,7 +123,7 @@ def _write(operation_id: str, version: int, names: tuple[str, ...]) -> Json:
         description="One dataset a measurement, called `<database>.<measurement>`. Of a body with bad lines the good "
         "ones are published, and the answer is 400 with the others' numbers and reasons.",
         parameters=refs(*names, "contentEncoding", "user"),
-        requestBody={"required": True, "content": {"text/plain": {"schema": _FREE, "examples": _EXAMPLES}}},
+        requestBody={"required": False, "content": {"text/plain": {"schema": _FREE, "examples": _EXAMPLES}}},
     )
 
 
