@@ -135,7 +135,7 @@ def test_a_dataset_born_here_keeps_one_row_for_each_series_and_time(service: Ser
     write(service, "/write?db=born", "m,t=a,u=b f=1 1000\nm,t=a,u=b g=2 1000\nm,v=c,t=a f=1 1000")
     dataset = service.client.get("/admin/datasets/born.m").json()["dataset"]
 
-    assert dataset["name"] == "born.m"
+    assert (dataset["name"], dataset["writeFormat"]) == ("born.m", "auto")
     assert dataset["metadata"]["lineProtocol"] == {"database": "born", "measurement": "m"}
     assert dataset["metadata"]["dedupe"] == {
         "columns": ["t", "u", "v"],
@@ -174,6 +174,7 @@ def test_ping_health_and_the_two_statements(service: Service) -> None:
 def test_what_may_pass_is_503_with_retry_after(make_service: Callable[..., Service], tmp_path: Any) -> None:
     root = tmp_path / "root"
     service = make_service(TIMESTORE_STORAGE_ROOT=str(root)).start()
+    service.client.post("/admin/datasets", json={"slug": "away.m", "writeFormat": "duckdb"})
     write(service, "/write?db=away", "m f=1 1000")
     for path in sorted(root.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()

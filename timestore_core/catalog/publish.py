@@ -79,7 +79,7 @@ def publish(database: Database, attempt: Attempt) -> Published:
         with trial:
             try:
                 with translated(), database.connection() as connection:
-                    is_common = trial.num == 1 and not attempt.dataset_is_new
+                    is_common = trial.num == 1 and not attempt.dataset_is_new and not attempt.dedupe_tags
                     published = publish_at_once(connection, attempt) if is_common else None
                     if published is not None:
                         return published

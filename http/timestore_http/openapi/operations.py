@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from timestore_core.query.formats import CSV, FORMS, JSON, NDJSON
 from timestore_core.ingest.formats import READERS
+from timestore_core.query.formats import CSV, FORMS, JSON, NDJSON
 from timestore_http.openapi import examples
 from timestore_http.openapi.failures import responses
 from timestore_http.openapi.parameters import SECURITY, refs

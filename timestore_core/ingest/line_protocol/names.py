@@ -13,8 +13,6 @@ from timestore_core.names import name_problem
 from timestore_core.settings import Settings
 
 DEFAULT_DATABASE = "default"
-# The format of datasets that are born here.
-WRITE_FORMAT = "duckdb"
 _MAX_PLAIN = 120
 # The first dot of a plain slug ends the database.
 _PLAIN_DATABASE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)

@@ -16,12 +16,13 @@ from timestore_core.catalog.snapshots import Head, read_head
 from timestore_core.errors import Conflict
 from timestore_core.ingest.envelope import Envelope
 from timestore_core.ingest.line_protocol.body import Parsed, parse_lines
-from timestore_core.ingest.line_protocol.names import WRITE_FORMAT, birth_metadata, dataset_name, slug_of
+from timestore_core.ingest.line_protocol.names import birth_metadata, dataset_name, slug_of
 from timestore_core.ingest.line_protocol.points import TIME_COLUMN, BadLines, Piece
 from timestore_core.ingest.line_protocol.precision import Precision
 from timestore_core.ingest.line_protocol.series import Lines, Series, dedupe_tags, series_of
 from timestore_core.ingest.pipeline import Work, ingest_batch
 from timestore_core.model import Actor, Dataset, Schema, TimeRange
+from timestore_core.partitions.inline import AUTO
 from timestore_core.runtime import Runtime
 
 log = structlog.get_logger(__name__)
@@ -131,7 +132,7 @@ class _Measurement:
             series.rows,
             (Claim(None, "", series.rows.num_rows),),
             self._lot.actor,
-            write_format=WRITE_FORMAT,
+            write_format=AUTO,
             dataset_metadata=birth_metadata(database, measurement, series.tags),
             dedupe_tags=() if known is None else tuple(tag for tag in series.tags if tag not in known),
         )
