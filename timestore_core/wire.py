@@ -65,11 +65,11 @@ def checked_range(wire: WireTimeRange, path: str, problems: list[Problem]) -> Ti
         try:
             ends.append(parse_time_us(text))
         except ValueError as error:
-            problems.append(Problem(f"{path}.{name}", f"{text[:40]!r} {error}"))
+            problems.append(Problem(f"{path}.{name}".lstrip("."), f"{text[:40]!r} {error}"))
     if len(ends) < 2:
         return TimeRange(0, 0)
     if ends[1] < ends[0]:
-        problems.append(Problem(f"{path}.end", f"is before {path}.start"))
+        problems.append(Problem(f"{path}.end".lstrip("."), f"is before {path}.start".replace(" .", " ")))
     return TimeRange(ends[0], ends[1])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import falcon
 
 from timestore_core.errors import Forbidden, Unauthenticated
@@ -10,9 +12,14 @@ from timestore_core.model import Actor, Dataset
 from timestore_core.runtime import Runtime
 
 
-def identify(runtime: Runtime, req: falcon.Request) -> Actor:
-    """The actor of the request, also for its line in the log."""
-    headers = {name.lower(): value for name, value in req.headers.items()}
+def headers_of(req: falcon.Request) -> dict[str, str]:
+    """The request's headers under lower-case names, as plugins read them."""
+    return {name.lower(): value for name, value in req.headers.items()}
+
+
+def identify(runtime: Runtime, req: falcon.Request, headers: Mapping[str, str] | None = None) -> Actor:
+    """The actor of the request, also for its line in the log; by other headers than its own where they are given."""
+    headers = headers_of(req) if headers is None else headers
     actor = runtime.plugins.principal(headers, runtime.settings)
     req.context.log["actor"] = actor.id
     return actor

@@ -8,7 +8,7 @@ from typing import Any
 import falcon
 
 from timestore_core.runtime import Runtime
-from timestore_http import errors
+from timestore_http import errors, influx
 from timestore_http.admin.base import AdminResource
 from timestore_http.admin.datasets import (
     ArchiveResource,
@@ -69,6 +69,8 @@ def make_app(runtime: Runtime, is_draining: Callable[[], bool] = lambda: False) 
     app.add_route("/openapi.json", OpenApiResource(runtime))
     app.add_route("/docs", DocsResource())
     app.add_route("/docs/{asset}", DocsAssetResource())
+    for path, resource in influx.routes(runtime).items():
+        app.add_route(path, resource)
     for path, resource in _admin_routes(runtime).items():
         app.add_route(path, resource)
     return app

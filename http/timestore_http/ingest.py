@@ -7,13 +7,16 @@ import msgspec
 
 from timestore_core.catalog.datasets import find_dataset
 from timestore_core.catalog.records import dataset_json, manifest_json, storage_target_json
+from timestore_core.catalog.snapshots import read_head
+from timestore_core.errors import UnsupportedMedia
 from timestore_core.ingest.acceptance import Acceptor
 from timestore_core.ingest.envelope import check_slug
+from timestore_core.ingest.formats import READERS, decode_rows
+from timestore_core.ingest.parameters import read_parameters
 from timestore_core.ingest.pipeline import Ingested, decode_batch, ingest_batch, work_of
 from timestore_core.runtime import Runtime
 from timestore_http.access import identify, require
 from timestore_http.body import read_body
-from timestore_http.media import require_json
 
 
 class IngestResource:
@@ -30,11 +33,18 @@ class IngestResource:
         dataset = find_dataset(runtime.database, slug)
         actor = identify(runtime, req)
         require(runtime, actor, "write", dataset)
-        require_json(req)
+        media_type = rows_type(req)
+        key = req.get_header("Idempotency-Key") or None
+        parameters = None if media_type is None else read_parameters(req.query_string, key, runtime.settings)
         body = read_body(req, runtime.settings.ingest_max_body_bytes, "TIMESTORE_INGEST_MAX_BODY_BYTES")
-        batch = decode_batch(runtime, slug, body, req.get_header("Idempotency-Key") or None)
+        if media_type is not None and parameters is not None:
+            known = None if dataset is None else read_head(runtime.database, slug)
+            batch = decode_rows(runtime, slug, media_type, body, parameters, known)
+        else:
+            batch = decode_batch(runtime, slug, body, key)
         req.context.log |= {"rows": batch.rows.num_rows, "bytes_in": len(body)}
-        if runtime.queue.deferred:
+        # The queue's jobs are JSON, which other services write and read too: what came otherwise is published now.
+        if runtime.queue.deferred and media_type is None:
             accepted = self._acceptor.accept(slug, batch, body, dataset, actor)
             req.context.log["job"] = accepted.job_id
             resp.status = falcon.HTTP_202
@@ -59,3 +69,22 @@ class IngestResource:
                 "storageTarget": storage_target_json(target, secret_keys),
             }
         )
+
+
+def rows_type(req: falcon.Request) -> str | None:
+    """The media type of a body that is nothing but rows; None for JSON, also where no type is declared.
+
+    Raises UnsupportedMedia, naming what is read here, for any other.
+    """
+    declared, *options = (part.strip().lower() for part in (req.content_type or "").split(";"))
+    if not declared or declared == "application/json" or (declared.endswith("+json") and declared not in READERS):
+        return None
+    if declared not in READERS:
+        raise UnsupportedMedia(
+            f"Unsupported Media Type: {declared[:80]}; send application/json, {', '.join(READERS)}",
+            code="FST_ERR_CTP_INVALID_MEDIA_TYPE",
+        )
+    charset = next((option.partition("=")[2].strip('"') for option in options if option.startswith("charset=")), "")
+    if charset not in ("", "utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMedia(f"Content-Type: the charset {charset[:40]!r} is not read; send UTF-8")
+    return declared

@@ -28,6 +28,17 @@ ROUTES: list[tuple[str, str, str, Any]] = [
     ("read", "GET", "/datasets/guarded/ingest/jobs/some-job", None),
     ("write", "POST", "/datasets/guarded/ingest", batch([1])),
     *(
+        ("write", "POST", path, "m f=1 1")
+        for path in (
+            "/write?db=guarded",
+            "/api/v2/write?bucket=guarded",
+            "/api/v3/write_lp?db=guarded",
+            "/influx/write?db=guarded",
+            "/influx/api/v2/write?bucket=guarded",
+            "/influx/api/v3/write_lp?db=guarded",
+        )
+    ),
+    *(
         ("admin", method, path, body)
         for method, path, body in [
             ("GET", "/admin/datasets", None),
@@ -64,7 +75,9 @@ OPEN = ["/health", "/livez", "/ready", "/readyz"]
 
 
 def send(service: Service, method: str, path: str, body: Any, headers: dict[str, str]) -> httpx.Response:
-    return service.client.request(method, path, json=body, headers=headers)
+    # A text is lines.
+    given = {"content": body} if isinstance(body, str) else {"json": body}
+    return service.client.request(method, path, headers=headers, **given)
 
 
 def statuses(service: Service, headers: dict[str, str]) -> dict[str, set[int]]:
@@ -83,7 +96,8 @@ def guarded(make_service: Callable[..., Service]) -> Service:
         TIMESTORE_REQUIRE_SCOPE="global", TIMESTORE_REQUIRE_WRITE_SCOPE="writer", TIMESTORE_ADMIN_SCOPE="boss"
     ).start()
     iam = {"iam": {"readScopes": ["guarded:read"], "writeScopes": ["guarded:write"]}}
-    service.client.post("/admin/datasets", json={"slug": "guarded", "metadata": iam}, headers={"x-iam-scopes": "boss"})
+    for slug in ("guarded", "guarded.m"):
+        service.client.post("/admin/datasets", json={"slug": slug, "metadata": iam}, headers={"x-iam-scopes": "boss"})
     return service
 
 
@@ -202,6 +216,22 @@ def test_bearer_tokens(bearer: Service, authorization: Any, admin: int) -> None:
     headers = {"x-iam-scopes": "global"} | ({} if value is None else {"authorization": value})
 
     assert statuses(bearer, headers)["admin"] == {admin}
+
+
+@pytest.mark.parametrize("way", ["Token", "Bearer", "Basic", "p"])
+def test_a_token_comes_as_influxdb_s_clients_send_it(bearer: Service, way: str) -> None:
+    good, bad = token(), token(aud="other")
+
+    def written(given: str) -> httpx.Response:
+        basic = base64.b64encode(f"someone:{given}".encode()).decode()
+        headers = {} if way == "p" else {"authorization": f"{way} {basic if way == 'Basic' else given}"}
+        query = {"db": "tokens", **({"u": "someone", "p": given} if way == "p" else {})}
+        return bearer.client.post("/write", params=query, content="m f=1 1", headers=headers)
+
+    assert written(good).status_code == 204
+    refused = written(bad)
+    assert refused.status_code == 401
+    assert bad not in refused.text
 
 
 def test_a_refusal_says_what_was_wrong_without_repeating_the_token(bearer: Service) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -39,7 +39,8 @@ class Attempt:
 
     It is published before `publish_before_s` (of `times.running_s`) or not at all. `content` are the bytes of a
     partition that stands in the catalog itself. `dataset_is_new` where there was none of the slug a moment ago;
-    `write_format` is that of the dataset where this attempt makes it.
+    `write_format` and `dataset_metadata` are those of the dataset where this attempt makes it. `dedupe_tags` are
+    columns that name a row of a dataset that keeps one row per series and time, and that it does not know yet.
     """
 
     partition_id: str
@@ -63,6 +64,8 @@ class Attempt:
     content: bytes | None = None
     dataset_is_new: bool = False
     write_format: str = "duckdb"
+    dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
+    dedupe_tags: tuple[str, ...] = ()
     is_unique: bool = False
 
     @property

@@ -40,6 +40,14 @@ _BATCH_BY_KEY = """
 SELECT manifest_id, content_hash FROM ingestion_batches WHERE dataset_id = %s AND idempotency_key = %s
 """
 
+# Only what is not there yet, in the batch's order.
+_ADD_DEDUPE_TAGS = """
+UPDATE datasets SET metadata = jsonb_set(metadata, '{dedupe,columns}', metadata #> '{dedupe,columns}' || (
+    SELECT coalesce(jsonb_agg(tag), '[]') FROM jsonb_array_elements(%(tags)s) AS tag
+    WHERE NOT (metadata #> '{dedupe,columns}') @> jsonb_build_array(tag)
+)) WHERE id = %(dataset)s AND jsonb_typeof(metadata #> '{dedupe,columns}') = 'array'
+"""
+
 _MANIFEST_OF_PARTITION = "SELECT manifest_id FROM dataset_partitions WHERE id = %s"
 
 _MANIFEST = """
@@ -80,7 +88,7 @@ def publish(database: Database, attempt: Attempt) -> Published:
 def _try(database: Database, attempt: Attempt, *, is_retry: bool) -> Published:
     try:
         with translated(), database.connection() as connection:
-            if not is_retry and not attempt.dataset_is_new:
+            if not is_retry and not attempt.dataset_is_new and not attempt.dedupe_tags:
                 published = publish_at_once(connection, attempt)
                 if published is not None:
                     return published
@@ -126,7 +134,14 @@ def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Pub
     head = connection.execute(_HEAD, [dataset.id]).fetchone()
     merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
     _check_widening(connection, dataset, merged)
+    _add_dedupe_tags(connection, dataset, attempt)
     return insert_snapshot(connection, attempt, locked, head, merged.schema)
+
+
+def _add_dedupe_tags(connection: Connection, dataset: Dataset, attempt: Attempt) -> None:
+    """A batch's new tags name its rows from the snapshot on that has them."""
+    if attempt.dedupe_tags:
+        connection.execute(_ADD_DEDUPE_TAGS, {"dataset": dataset.id, "tags": Jsonb(list(attempt.dedupe_tags))})
 
 
 def require_active(dataset: Dataset) -> None:
@@ -147,7 +162,7 @@ def _locked_dataset(connection: Connection, attempt: Attempt) -> Row:
             "name": attempt.dataset_name,
             "format": attempt.write_format,
             "target": attempt.target.id,
-            "metadata": Jsonb({"createdBy": CREATED_BY}),
+            "metadata": Jsonb({"createdBy": CREATED_BY, **attempt.dataset_metadata}),
         }
         made = connection.execute(_CREATE_DATASET, values).fetchone()
         if made is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -54,7 +54,7 @@ class WireBatch(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A checked batch whose rows are still JSON."""
+    """What stands around a batch's rows, checked; of a JSON batch also the rows, not yet decoded."""
 
     dataset_name: str
     storage_target_id: str | None
@@ -63,26 +63,21 @@ class Envelope:
     partition_key: Mapping[str, str]
     time_range: TimeRange
     idempotency_key: str | None
-    rows_json: msgspec.Raw
+    rows_json: msgspec.Raw | bytes = b"[]"
 
 
 def parse_batch(body: bytes, slug: str, header_key: str | None, settings: Settings) -> Envelope:
     """The batch in the body. Raises InvalidRequest naming every field at fault."""
     wire = decode(body, WireBatch)
     problems: list[Problem] = []
-    _check_schema(wire.schema, settings, problems)
-    _check_key(wire.partition.key, settings, problems)
+    check_schema(wire.schema.fields, settings, problems, "schema.fields")
+    check_key(wire.partition.key, settings, problems, "partition.key")
     time_range = checked_range(wire.partition.time_range, "partition.timeRange", problems)
     for path, text in (("datasetName", wire.dataset_name), ("tableName", wire.table_name)):
         wrong = None if text is None else name_problem(text, settings.max_name_length)
         if wrong:
             problems.append(Problem(path, wrong))
-    key = wire.idempotency_key or header_key
-    if key is not None:
-        if len(key) > MAX_KEY_LENGTH:
-            problems.append(Problem("idempotency-key", f"has more than {MAX_KEY_LENGTH} characters"))
-        elif "\0" in key:
-            problems.append(Problem("idempotencyKey", "holds a NUL character"))
+    key = idempotency_key(wire.idempotency_key or header_key, problems)
     if problems:
         raise InvalidRequest.of(problems)
     return Envelope(
@@ -106,32 +101,41 @@ def check_slug(slug: str, settings: Settings) -> None:
         raise InvalidRequest.at("datasetSlug", wrong)
 
 
-def _check_schema(wire: WireSchema, settings: Settings, problems: list[Problem]) -> None:
-    if len(wire.fields) > settings.ingest_max_columns:
+def idempotency_key(key: str | None, problems: list[Problem]) -> str | None:
+    """The key; what is wrong with it is added to the problems."""
+    if key is not None and len(key) > MAX_KEY_LENGTH:
+        problems.append(Problem("idempotency-key", f"has more than {MAX_KEY_LENGTH} characters"))
+    elif key is not None and "\0" in key:
+        problems.append(Problem("idempotencyKey", "holds a NUL character"))
+    return key
+
+
+def check_schema(fields: Sequence[WireField | Field], settings: Settings, problems: list[Problem], path: str) -> None:
+    """Add what is wrong with the columns' number and names to the problems."""
+    if len(fields) > settings.ingest_max_columns:
         limit = settings.ingest_max_columns
-        problems.append(
-            Problem("schema.fields", f"has {len(wire.fields)} fields; TIMESTORE_INGEST_MAX_COLUMNS is {limit}")
-        )
+        problems.append(Problem(path, f"has {len(fields)} fields; TIMESTORE_INGEST_MAX_COLUMNS is {limit}"))
         return
-    for index, field in enumerate(wire.fields):
+    for index, field in enumerate(fields):
         wrong = name_problem(field.name, settings.max_name_length)
         if wrong:
-            problems.append(Problem(f"schema.fields[{index}].name", wrong))
-    clash = first_clash(field.name for field in wire.fields)
+            problems.append(Problem(f"{path}[{index}].name", wrong))
+    clash = first_clash(field.name for field in fields)
     if clash is not None:
-        problems.append(Problem("schema.fields", f"{clash[0]!r} and {clash[1]!r} are one name to the engine"))
+        problems.append(Problem(path, f"{clash[0]!r} and {clash[1]!r} are one name to the engine"))
 
 
-def _check_key(key: Mapping[str, str], settings: Settings, problems: list[Problem]) -> None:
+def check_key(key: Mapping[str, str], settings: Settings, problems: list[Problem], path: str) -> None:
+    """Add what is wrong with the partition key's pairs to the problems."""
     if len(key) > settings.ingest_max_key_pairs:
         limit = settings.ingest_max_key_pairs
-        problems.append(Problem("partition.key", f"has {len(key)} pairs; TIMESTORE_INGEST_MAX_KEY_PAIRS is {limit}"))
+        problems.append(Problem(path, f"has {len(key)} pairs; TIMESTORE_INGEST_MAX_KEY_PAIRS is {limit}"))
         return
     for name, value in key.items():
-        for path, text in (("partition.key", name), (f"partition.key.{name}", value)):
+        for place, text in ((path, name), (f"{path}.{name}", value)):
             wrong = name_problem(text, settings.max_name_length)
             if wrong:
-                problems.append(Problem(path[:200], wrong))
+                problems.append(Problem(place[:200], wrong))
 
 
 def wire_schema() -> dict[str, Any]:

@@ -21,7 +21,7 @@ MAX_PROBLEMS = 50
 _INTEGER = re.compile(r"[+-]?\d{1,40}(\.0*)?", re.ASCII)
 _DOUBLE = re.compile(r"[+-]?(\d{1,400}(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_EXPECTED: dict[FieldType, str] = {
+EXPECTED: dict[FieldType, str] = {
     "timestamp": "a timestamp (an ISO-8601 string)",
     "string": "a string",
     "double": "a double",
@@ -31,15 +31,15 @@ _EXPECTED: dict[FieldType, str] = {
 
 
 def lenient_columns(
-    raw: bytes, fields: Sequence[Field], arrow_types: Mapping[FieldType, pa.DataType]
+    raw: bytes | list[dict[str, Any]], fields: Sequence[Field], arrow_types: Mapping[FieldType, pa.DataType]
 ) -> list[pa.Array]:
     """The columns of the rows. Raises InvalidRequest naming every value at fault, up to a limit."""
-    rows = _parse(raw)
+    rows = parse_rows(raw) if isinstance(raw, bytes) else raw
     problems: list[Problem] = []
     columns = []
     for field in fields:
         values = [row.get(field.name) for row in rows]
-        columns.append(_column(values, field, problems, arrow_types[field.type]))
+        columns.append(lenient_column(values, field, problems, arrow_types[field.type]))
         if len(problems) >= MAX_PROBLEMS:
             break
     if problems:
@@ -47,7 +47,8 @@ def lenient_columns(
     return columns
 
 
-def _parse(raw: bytes) -> list[dict[str, Any]]:
+def parse_rows(raw: bytes) -> list[dict[str, Any]]:
+    """The objects of a JSON array. Raises InvalidRequest for anything else."""
     try:
         rows = jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as error:
@@ -63,7 +64,8 @@ def _parse(raw: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def _column(values: list[Any], field: Field, problems: list[Problem], arrow_type: pa.DataType) -> pa.Array:
+def lenient_column(values: list[Any], field: Field, problems: list[Problem], arrow_type: pa.DataType) -> pa.Array:
+    """The values as one column; what does not fit is NULL there and named in the problems, up to a limit."""
     convert = _CONVERSIONS[field.type]
     native = _NATIVE[field.type]
     converted: list[Any] = []
@@ -76,8 +78,8 @@ def _column(values: list[Any], field: Field, problems: list[Problem], arrow_type
         except _Unfit as unfit:
             converted.append(None)
             if len(problems) < MAX_PROBLEMS:
-                shown = "" if unfit.reason else f"{_shown(value)} is not {_EXPECTED[field.type]}"
-                problems.append(Problem(_path(index, field.name), unfit.reason or shown))
+                shown = "" if unfit.reason else f"{_shown(value)} is not {EXPECTED[field.type]}"
+                problems.append(Problem(row_path(index, field.name), unfit.reason or shown))
     return pa.array(converted, arrow_type)
 
 
@@ -157,7 +159,8 @@ _NATIVE: dict[FieldType, type | None] = {
 }
 
 
-def _path(index: int, name: str) -> str:
+def row_path(index: int, name: str) -> str:
+    """How errors name one value: `rows[17].temperature_c`."""
     return f"rows[{index}].{name}" if _PLAIN_NAME.fullmatch(name) else f"rows[{index}][{name!r}]"
 
 

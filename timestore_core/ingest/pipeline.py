@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from timestore_core.catalog import publish as catalog
 from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published, StaleFileError
+from timestore_core.dedupe import Dedupe, dedupe_of, without_repeats
 from timestore_core.errors import Unavailable
 from timestore_core.ingest.envelope import Envelope, parse_batch
 from timestore_core.ingest.rows import content_hash, rows_to_table
@@ -47,7 +50,8 @@ class Batch:
 class Work:
     """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim.
 
-    `write_format` is that of the dataset where this makes it.
+    `write_format` and `dataset_metadata` are those of the dataset where this makes it, `dedupe_tags` those of
+    `Attempt`. `is_unique` says that no two of the rows are one (`dedupe`).
     """
 
     slug: str
@@ -56,6 +60,9 @@ class Work:
     claims: tuple[Claim, ...]
     actor: Actor
     write_format: str = FILE_FORMAT
+    dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
+    dedupe_tags: tuple[str, ...] = ()
+    is_unique: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +102,15 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
     several claims was published before, InsufficientStorage and Unavailable when a dependency fails.
     """
     target = runtime.targets.for_ingest(work.envelope.storage_target_id, dataset)
+    received = work.rows.num_rows
+    rule = _dedupe(work, dataset)
+    if rule is not None:
+        work = replace(work, rows=without_repeats(work.rows, rule), is_unique=True)
     content = _inline_content(runtime, work, dataset)
     # Where no file is written, the transaction finds a known key as soon.
     replay = _replay(runtime, work, dataset) if content is None else None
     if replay is not None:
-        return Ingested(replay, _target_of(runtime, replay, target), work.rows.num_rows)
+        return Ingested(replay, _target_of(runtime, replay, target), received)
     if dataset is not None:
         catalog.require_active(dataset)
     if content is not None:
@@ -111,7 +122,14 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
             published = _publish(runtime, work, _store(runtime, work, target, dataset), dataset)
     if not published.replayed:
         runtime.plugins.observe("timestore_published", dataset=published.dataset, manifest=published.manifest)
-    return Ingested(published, _target_of(runtime, published, target), work.rows.num_rows)
+    return Ingested(published, _target_of(runtime, published, target), received)
+
+
+def _dedupe(work: Work, dataset: Dataset | None) -> Dedupe | None:
+    """Which of the batch's rows are one: by the dataset's rule, and the tags that this batch adds to it."""
+    metadata = work.dataset_metadata if dataset is None else dataset.metadata
+    rule = dedupe_of(metadata, work.envelope.schema)
+    return None if rule is None else replace(rule, columns=tuple(dict.fromkeys((*rule.columns, *work.dedupe_tags))))
 
 
 def _replay(runtime: Runtime, work: Work, dataset: Dataset | None) -> Published | None:
@@ -197,6 +215,9 @@ def _publish(
         content=content,
         dataset_is_new=dataset is None,
         write_format=work.write_format,
+        dataset_metadata=work.dataset_metadata,
+        dedupe_tags=work.dedupe_tags,
+        is_unique=work.is_unique,
     )
     try:
         published = catalog.publish(runtime.database, attempt)

@@ -34,7 +34,7 @@ FIRST_TIME_US = parse_time_us("0001-01-01")
 LAST_TIME_US = parse_time_us("9999-12-31T23:59:59.999999Z")
 
 
-def rows_to_table(rows_json: msgspec.Raw, schema: Schema, max_rows: int) -> pa.Table:
+def rows_to_table(rows_json: msgspec.Raw | bytes, schema: Schema, max_rows: int) -> pa.Table:
     """The rows as a table of the schema's columns, in its order; one Arrow type for each field type.
 
     Raises InvalidRequest naming `rows[i].column` for what does not fit, and the limit when there are too many.
@@ -64,13 +64,25 @@ def content_hash(schema: Schema, table: pa.Table) -> str:
             values = pc.fill_null(values, pa.scalar(_ZERO[field.type], values.type))
         if field.type == "string":
             digest.update(_packed(pc.binary_length(values)))
-            digest.update("".join(values.to_pylist()).encode())
+            digest.update(_text(values))
         else:
             digest.update(_packed(values))
     return digest.hexdigest()
 
 
 _ZERO: dict[FieldType, Any] = {"timestamp": 0, "string": "", "double": 0.0, "integer": 0, "boolean": False}
+
+
+def _text(values: pa.Array) -> memoryview:
+    """All the texts, one after the other: there is no NULL among them."""
+    offsets, data = values.buffers()[1:]
+    if data is None or not len(values):
+        return memoryview(b"")
+    first, last = (
+        int.from_bytes(memoryview(offsets)[4 * at : 4 * at + 4], "little")
+        for at in (values.offset, values.offset + len(values))
+    )
+    return memoryview(data)[first:last]
 
 
 def _packed(values: pa.Array) -> bytes:

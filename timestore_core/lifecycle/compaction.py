@@ -18,6 +18,7 @@ import structlog
 from timestore_core.catalog.change import Change, Changed, Event, InputsGoneError, publish_change
 from timestore_core.catalog.database import Row
 from timestore_core.catalog.snapshots import read_head
+from timestore_core.dedupe import dedupe_of
 from timestore_core.errors import InsufficientStorage, TimestoreError, Unavailable
 from timestore_core.lifecycle.live import LivePartition, live_partitions, whole_partitions
 from timestore_core.lifecycle.operation import Maintenance, Outcome, Status
@@ -158,7 +159,8 @@ def _compact_one(maintenance: Maintenance, group: Group, done: _Done) -> None:
 def _rewrite_of(dataset: Dataset, schema: Schema, sources: Sequence[Partition], target: StorageTarget) -> Rewrite:
     format_name = file_format_of(str(dataset.metadata.get("compactedFormat") or dataset.write_format))
     place = Place(target, dataset.slug, sources[0].partition_key, format_name)
-    return Rewrite(sources, merged_schema(schema, sources), place, sources[0].table_name)
+    columns = merged_schema(schema, sources)
+    return Rewrite(sources, columns, place, sources[0].table_name, dedupe=dedupe_of(dataset.metadata, columns))
 
 
 def _publish(maintenance: Maintenance, group: Group, asked: Rewrite, stored: StoredPartition) -> Changed | None:

@@ -14,6 +14,7 @@ import msgspec
 from timestore_core.catalog.audit import about
 from timestore_core.catalog.change import Change, Event, InputsGoneError, NewPartition, publish_change
 from timestore_core.catalog.snapshots import Head, read_head
+from timestore_core.dedupe import dedupe_of
 from timestore_core.errors import Conflict, Gone, InvalidRequest, NotFound, PartitionUnreadable, Problem, Unavailable
 from timestore_core.lifecycle.live import whole_partitions
 from timestore_core.lifecycle.rewriting import Rewrite, new_partition, opened, rewrite
@@ -190,7 +191,8 @@ def _rewrite_of(runtime: Runtime, dataset: Dataset, partition: Partition, deleti
     target = runtime.targets.get(partition.storage_target_id)
     format_name = dataset.write_format if partition.file_format == INLINE else partition.file_format
     place = Place(target, dataset.slug, partition.partition_key, file_format_of(format_name))
-    return Rewrite([partition], partition.schema, place, partition.table_name, where=_kept(deletion))
+    rule = dedupe_of(dataset.metadata, partition.schema)
+    return Rewrite([partition], partition.schema, place, partition.table_name, where=_kept(deletion), dedupe=rule)
 
 
 def _report(dataset: Dataset, touched: Sequence[_Touched]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 
 from timestore_core.catalog.change import NewPartition
+from timestore_core.dedupe import UNIQUE, VERSIONED, Dedupe
 from timestore_core.engine.attached import Attachment
 from timestore_core.engine.inline_tables import InlineRows
 from timestore_core.engine.instance import is_disk_full
@@ -24,7 +25,9 @@ from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.inspect import inspect
 from timestore_core.partitions.located import located
 from timestore_core.partitions.stored import Place, StoredPartition, store_partition
-from timestore_core.query.rows_sql import StoredRows, distinct_sql, every_value_sql, gathered_sql
+from timestore_core.query.dedupe_sql import distinct_count_sql, unreplaced_sql
+from timestore_core.query.pruning import overlapping
+from timestore_core.query.rows_sql import StoredRows, distinct_sql, every_value_sql, gathered_sql, marked_rows_sql
 from timestore_core.runtime import Runtime
 
 # A series' rows stand together; a question about one of them reads few of these.
@@ -43,7 +46,8 @@ class RewriteError(TimestoreError):
 class Rewrite:
     """The rows of the sources, with the schema's columns, to be one partition in its place.
 
-    `where` keeps only some rows (a condition over the columns); without it every row must arrive.
+    `where` keeps only some rows (a condition over the columns); without it every row must arrive. With a `dedupe` those
+    need not that a later row of the same key has replaced, and each keeps its version beside it.
     """
 
     sources: Sequence[Partition]
@@ -51,6 +55,13 @@ class Rewrite:
     place: Place
     table_name: str
     where: str = ""
+    dedupe: Dedupe | None = None
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether it is plain that no two rows of the new file are one."""
+        rule = self.dedupe
+        return rule is not None and (rule.merge == "rows" or not overlapping(self.sources, rule))
 
 
 def rewrite(runtime: Runtime, asked: Rewrite, step: str) -> StoredPartition:
@@ -102,8 +113,14 @@ def new_partition(asked: Rewrite, stored: StoredPartition, metadata: dict[str, o
         checksum=stored.checksum,
         schema=asked.schema,
         statistics=stored.written.statistics,
-        metadata={"tableName": asked.table_name, **metadata},
+        metadata={"tableName": asked.table_name, **_dedupe_metadata(asked), **metadata},
     )
+
+
+def _dedupe_metadata(asked: Rewrite) -> dict[str, object]:
+    if asked.dedupe is None:
+        return {}
+    return {VERSIONED: True, **({UNIQUE: True} if asked.is_unique else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +149,10 @@ def opened(runtime: Runtime, partitions: Sequence[Partition], also_allowed: Sequ
             if attach is not None and detach is not None:
                 attachments.append(Attachment(location, attach, detach))
                 attached.append(partition)
-            rows.append(StoredRows(format_.relation(location, location, partition.table_name), partition.schema))
+            relation = format_.relation(location, location, partition.table_name)
+            version = None if partition.metadata.get(VERSIONED) else partition.version
+            number = getattr(format_, "row_number", "row_number() OVER ()")
+            rows.append(StoredRows(relation, partition.schema, version, number))
         aliases = [one.alias for one in attachments]
 
         def failed(attachment: Attachment, error: Exception) -> Exception:
@@ -148,7 +168,7 @@ def opened(runtime: Runtime, partitions: Sequence[Partition], also_allowed: Sequ
                         held.enter_context(instance.attached.pinned(attachments, failed))
                         for one in inline:
                             relation = held.enter_context(instance.inline.held(one, runtime.inline_loader.load))
-                            rows.append(StoredRows(relation, one.schema))
+                            rows.append(StoredRows(relation, one.schema, None, None))
                         yield Opened(held.enter_context(instance.sorter()), rows)
                 finally:
                     for one in inline:
@@ -200,11 +220,26 @@ def _written(runtime: Runtime, sources: Opened, asked: Rewrite, path: Path) -> W
     order = _order(cursor, rows, asked)
     select = gathered_sql(sources.rows, asked.schema, order, asked.where)
     expected = sum(one.row_count for one in asked.sources)
+    if asked.dedupe is not None:
+        marked = marked_rows_sql(sources.rows, asked.schema, asked.where)
+        select = unreplaced_sql(marked, asked.dedupe, asked.schema.names, order)
     format_.copy(cursor, path, asked.table_name, select, Layout(expected, ROW_GROUP_ROWS))
     written = _inspected(cursor, runtime, asked, path)
-    if not asked.where:
+    if not asked.where and asked.dedupe is None:
         _check(asked, written, expected)
+    elif asked.dedupe is not None:
+        _check_keys(cursor, sources, asked, written)
     return written
+
+
+def _check_keys(cursor: duckdb.DuckDBPyConnection, sources: Opened, asked: Rewrite, written: WrittenFile) -> None:
+    """No row may be lost whose key is nowhere else: as many keys as rows, or more rows where fields are merged."""
+    assert asked.dedupe is not None
+    marked = marked_rows_sql(sources.rows, asked.schema, asked.where)
+    found = cursor.execute(distinct_count_sql(marked, asked.dedupe, asked.schema.names)).fetchone()
+    keys = 0 if found is None else found[0]
+    if written.rows < keys or (asked.is_unique and written.rows != keys):
+        raise RewriteError(f"the sources have {keys} series and times and the new file {written.rows} rows")
 
 
 def _inspected(cursor: duckdb.DuckDBPyConnection, runtime: Runtime, asked: Rewrite, path: Path) -> WrittenFile:

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from timestore_core.dedupe import VERSION_COLUMN
 from timestore_core.model import Field, FieldType, Schema
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.duckdb_file import SQL_TYPES
+from timestore_core.query.dedupe_sql import NUMBER_COLUMN, marked_sql
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRows:
-    """The SQL of one file's rows, and the columns that the file has."""
+    """The SQL of one file's rows, and the columns that the file has.
+
+    `version` is that of its rows, None where each has its own beside it; `number` is where one stands in the file, None
+    where it has that beside it too.
+    """
 
     relation: str
     schema: Schema
+    version: int | None = 0
+    number: str | None = "0"
 
 
 def gathered_sql(sources: Sequence[StoredRows], schema: Schema, order: Sequence[str] = (), where: str = "") -> str:
@@ -31,6 +39,16 @@ def gathered_sql(sources: Sequence[StoredRows], schema: Schema, order: Sequence[
     condition = f" WHERE {where}" if where else ""
     ordered = f" ORDER BY {', '.join(quote_identifier(name) for name in order)}" if order else ""
     return f"SELECT * FROM ({union}){condition}{ordered}" if condition or ordered else union
+
+
+def marked_rows_sql(sources: Sequence[StoredRows], schema: Schema, where: str = "") -> str:
+    """All rows of the sources with the schema's columns, each with its version and place: several may be one."""
+    marks = [Field(name, "integer") for name in (VERSION_COLUMN, NUMBER_COLUMN)]
+    marked = [
+        StoredRows(marked_sql(one.relation, one.version, one.number), Schema((*one.schema.fields, *marks)))
+        for one in sources
+    ]
+    return gathered_sql(marked, Schema((*schema.fields, *marks)), where=where)
 
 
 def distinct_sql(rows: str, columns: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from timestore_http.openapi import (
     failures,
     lifecycle,
     lifecycle_answers,
+    line_protocol,
     operations,
     parameters,
 )
@@ -23,6 +24,7 @@ _ABOUT = (
 )
 _TAGS = {
     "data": "Sending rows and asking for them.",
+    "line protocol": "Sending rows as to InfluxDB.",
     "admin": "For operators, behind the admin scope.",
     "lifecycle": "Maintenance, and the versions of a dataset; behind the admin scope.",
     "health": "For load balancers.",
@@ -37,16 +39,17 @@ def make_document(plugins: PluginHost, settings: Settings) -> Json:
         "info": {"title": "Timestore", "version": __version__, "description": _ABOUT},
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
-        "paths": {**operations.paths(), **administration.paths(), **lifecycle.paths()},
+        "paths": {**operations.paths(), **administration.paths(), **lifecycle.paths(), **line_protocol.paths()},
         "components": {
             "schemas": {
                 **bodies.schemas(plugins, settings),
                 **answers.schemas(),
                 **lifecycle_answers.schemas(),
+                **line_protocol.schemas(),
                 **failures.schemas(),
             },
             "responses": failures.components(),
-            "parameters": parameters.components(plugins, settings),
+            "parameters": {**parameters.components(plugins, settings), **line_protocol.parameters()},
             "headers": parameters.headers(),
             "securitySchemes": parameters.security_schemes(),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from timestore_core.ingest.formats import READERS
 from timestore_core.query.formats import CSV, FORMS, JSON, NDJSON
 from timestore_http.openapi import examples
 from timestore_http.openapi.failures import responses
@@ -12,6 +13,17 @@ from timestore_http.openapi.parts import Json, answer, body, link, ref
 
 _WITH_BODY = ("contentEncoding", "user")
 _OF_FORMS = ("Vary", "Content-Encoding")
+_AROUND_ROWS = (
+    "columnTypes",
+    "partitionKeyPairs",
+    "start",
+    "end",
+    "timestampColumn",
+    "tableName",
+    "storageTargetId",
+    "datasetName",
+    "queryIdempotencyKey",
+)
 
 
 def operation(tag: str, operation_id: str, summary: str, answers: Json, **rest: Any) -> Json:
@@ -78,10 +90,21 @@ def _ingest() -> Json:
             **responses(401, 403, 409, 413, 415, 429, 503, 507),
         },
         description="The types are timestamp, string, double, integer (64 bits) and boolean. A batch may add columns, "
-        "leave columns out and widen an integer to a double. What does not fit is named, and nothing is written.",
-        parameters=refs("newSlug", "idempotencyKey", *_WITH_BODY),
-        requestBody=body("Batch", {"two rows": examples.BATCH}),
+        "leave columns out and widen an integer to a double. What does not fit is named, and nothing is written. The "
+        "query parameters stand around the rows of every type but JSON, whose body says it itself. Such batches are "
+        "published at once, also in queue mode.",
+        parameters=refs("newSlug", "idempotencyKey", *_AROUND_ROWS, *_WITH_BODY),
+        requestBody=_batches(),
     )
+
+
+def _batches() -> Json:
+    """The batch as JSON, and as rows of the other types."""
+    made = body("Batch", {"two rows": examples.BATCH})
+    text: Json = {"schema": {"type": "string"}}
+    binary: Json = {"schema": {"type": "string", "format": "binary"}}
+    made["content"] |= {kind: binary if "vnd." in kind else text for kind in READERS}
+    return made
 
 
 def _ingest_job() -> Json:

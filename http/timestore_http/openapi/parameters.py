@@ -74,6 +74,7 @@ def components(plugins: PluginHost, settings: Settings) -> Json:
         "eventType": _query("eventType", "Only events of this type.", _TEXT, "ingest.published"),
         "dryRun": _query("dryRun", "Change nothing; say what would go.", {"type": "boolean", "default": False}),
         "confirm": {**_query("confirm", "The dataset's slug, as a confirmation.", _TEXT, SLUG), "required": True},
+        **_around_rows(),
         "idempotencyKey": _header(
             "Idempotency-Key",
             "Used when the body has no `idempotencyKey`.",
@@ -100,6 +101,29 @@ def components(plugins: PluginHost, settings: Settings) -> Json:
         "requestId": _header(
             "X-Request-Id", "Kept where it is 1 to 128 of A-Z, a-z, 0-9, `.`, `_`, `:` and `-`.", {"type": "string"}
         ),
+    }
+
+
+def _around_rows() -> Json:
+    """What stands around the rows of a batch that is no JSON. Free texts: beside a JSON body they mean nothing."""
+    free: Json = {"type": "string"}
+    return {
+        "columnTypes": _query(
+            "schema",
+            "The types of some or all columns: `name:type,…`, once or more; or the JSON of a batch's `schema`. Other "
+            "columns have the dataset's type, else the one that they come with or look like.",
+            array_of(free),
+        ),
+        "partitionKeyPairs": _query("partitionKey", "`key:value`, once for each pair.", array_of(free)),
+        "start": _query("start", "Where the rows begin; default: their first time.", free),
+        "end": _query("end", "Where the rows end; default: their last time.", free),
+        "timestampColumn": _query(
+            "timestampColumn", "Whose first and last time count; default `timestamp`, or the only one of times.", free
+        ),
+        "tableName": _query("tableName", "The table in the partition's file; default `records`.", free),
+        "storageTargetId": _query("storageTargetId", "Where the file goes.", free),
+        "datasetName": _query("datasetName", "The name of a dataset that is made.", free),
+        "queryIdempotencyKey": _query("idempotencyKey", "Instead of the header.", free),
     }
 
 

@@ -1,0 +1,188 @@
+"""A body of lines into pieces: plain lines all at once, the others one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from timestore_core.errors import InvalidRequest
+from timestore_core.ingest.line_protocol.plain import PlainPiece, plain_pieces
+from timestore_core.ingest.line_protocol.points import (
+    MAX_LINE_BYTES,
+    MAX_MEASUREMENTS,
+    BadLines,
+    FieldColumn,
+    LineError,
+    Lines,
+    Piece,
+)
+from timestore_core.ingest.line_protocol.precision import Precision
+from timestore_core.ingest.line_protocol.scanner import OpenStringError, Point, scan
+from timestore_core.ingest.rows import ARROW_TYPES
+from timestore_core.ingest.texts import is_utf8
+from timestore_core.model import FieldType
+
+_ODD = b'"\\#\r\t'
+# A string may go over so many lines.
+_MAX_STRING_LINES = 1_000
+_IS_ODD = bytes(byte in _ODD for byte in range(256))
+_IS_ODD_OR_NO_ASCII = bytes(byte in _ODD or byte >= 128 for byte in range(256))
+
+
+@dataclass(slots=True)
+class Parsed:
+    """The good lines of a body by measurement, and the bad ones."""
+
+    measurements: dict[str, list[Piece]] = field(default_factory=dict)
+    bad: BadLines = field(default_factory=BadLines)
+
+    def add(self, measurement: str, piece: Piece) -> None:
+        """Take one more piece. Raises InvalidRequest for too many measurements."""
+        self.measurements.setdefault(measurement, []).append(piece)
+        if len(self.measurements) > MAX_MEASUREMENTS:
+            raise InvalidRequest.at("body", f"has more than {MAX_MEASUREMENTS} measurements; send fewer at once")
+
+
+def parse_lines(body: bytes, precision: Precision, now_us: int, max_lines: int) -> Parsed:
+    """Every line of the body; `now_us` is the time of lines without one. Raises InvalidRequest for too many lines."""
+    parsed = Parsed()
+    if not body.endswith(b"\n"):
+        body += b"\n"
+    ends = np.flatnonzero(np.frombuffer(body, np.uint8) == ord("\n"))
+    if len(ends) > max_lines:
+        raise InvalidRequest.at("body", f"has {len(ends)} lines; TIMESTORE_INGEST_MAX_ROWS is {max_lines}")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    odd = _odd_lines(body, starts, ends)
+    if odd.any():
+        # With a quote a line may go on in the next one: the others are known once these are read.
+        odd = _scan_odd(body, starts, ends, odd, precision, now_us, parsed)
+        numbers = np.flatnonzero(~odd)
+        text = b"".join(body[starts[number] : ends[number] + 1] for number in numbers.tolist())
+    else:
+        numbers, text = np.arange(len(ends)), body
+    if len(numbers):
+        _parse_plain(text, numbers + 1, precision, now_us, parsed)
+    return parsed
+
+
+def _odd_lines(body: bytes, starts: Lines, ends: Lines) -> Any:
+    """Which lines are empty, too long, or hold a character that needs care."""
+    table = _IS_ODD if is_utf8(body) else _IS_ODD_OR_NO_ASCII
+    places = np.flatnonzero(np.frombuffer(body.translate(table), np.uint8))
+    lengths = ends - starts
+    odd = (lengths == 0) | (lengths > MAX_LINE_BYTES)
+    odd[np.searchsorted(ends, places)] = True
+    first = np.frombuffer(body, np.uint8)[starts]
+    return odd | (first == ord(" "))
+
+
+def _scan_odd(
+    body: bytes, starts: Lines, ends: Lines, odd: Any, precision: Precision, now_us: int, parsed: Parsed
+) -> Any:
+    """Scan the odd lines; all lines that are done with, also those that a string went on in."""
+    done = odd.copy()
+    points: list[tuple[int, Point]] = []
+    next_line = 0
+    for number in np.flatnonzero(odd).tolist():
+        if number < next_line:
+            continue
+        last = number
+        try:
+            last, point = _scan_from(body, number, starts, ends, precision, now_us)
+        except LineError as error:
+            parsed.bad.add(number + 1, str(error), body[starts[number] : ends[number]])
+        else:
+            if point is not None:
+                points.append((number + 1, point))
+        next_line = last + 1
+        done[number:next_line] = True
+    _add_points(points, parsed)
+    return done
+
+
+def _scan_from(
+    body: bytes, number: int, starts: Lines, ends: Lines, precision: Precision, now_us: int
+) -> tuple[int, Point | None]:
+    """The point that begins with this line, and the line where it ends: a string may go over several."""
+    try:
+        return number, _scanned(body[starts[number] : ends[number]], precision, now_us)
+    except OpenStringError as error:
+        # Where no later line closes the string well, it is this line alone that is bad.
+        reason = error
+    for last in range(number + 1, min(number + _MAX_STRING_LINES, len(ends))):
+        if ends[last] - starts[number] > MAX_LINE_BYTES:
+            break
+        if b'"' not in body[starts[last] : ends[last]]:
+            continue
+        try:
+            return last, _scanned(body[starts[number] : ends[last]], precision, now_us)
+        except OpenStringError:
+            continue
+        except LineError:
+            break
+    raise reason
+
+
+def _scanned(line: bytes, precision: Precision, now_us: int) -> Point | None:
+    """The line's point; None for an empty one and a comment."""
+    if len(line) > MAX_LINE_BYTES:
+        raise LineError(f"has more than {MAX_LINE_BYTES} bytes")
+    try:
+        text = line.decode().lstrip(" \t").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise LineError("is not UTF-8") from None
+    if not text.strip() or text.startswith("#"):
+        return None
+    return scan(text, precision, now_us)
+
+
+def _parse_plain(text: bytes, numbers: Lines, precision: Precision, now_us: int, parsed: Parsed) -> None:
+    ends = None
+    points: list[tuple[int, Point]] = []
+    for found in plain_pieces(text, numbers, precision, now_us):
+        if isinstance(found, PlainPiece):
+            parsed.add(found.measurement, found.piece)
+            continue
+        if ends is None:
+            ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+        for place in found.tolist():
+            line = text[ends[place - 1] + 1 if place else 0 : ends[place]]
+            try:
+                point = _scanned(line, precision, now_us)
+            except LineError as error:
+                parsed.bad.add(int(numbers[place]), str(error), line)
+            else:
+                if point is not None:
+                    points.append((int(numbers[place]), point))
+    _add_points(points, parsed)
+
+
+def _add_points(points: list[tuple[int, Point]], parsed: Parsed) -> None:
+    """Scanned points as pieces: one for each measurement and types of fields."""
+    grouped: dict[tuple[str, frozenset[tuple[str, FieldType]]], list[tuple[int, Point]]] = {}
+    for number, point in points:
+        types = frozenset((name, type_) for name, (type_, _) in point.fields.items())
+        grouped.setdefault((point.measurement, types), []).append((number, point))
+    for (measurement, _), mine in grouped.items():
+        parsed.add(measurement, _piece(mine))
+
+
+def _piece(points: list[tuple[int, Point]]) -> Piece:
+    tags = dict.fromkeys(name for _, point in points for name in point.tags)
+    fields = {name: type_ for name, (type_, _) in points[0][1].fields.items()}
+    return Piece(
+        np.array([number for number, _ in points], np.int64),
+        pa.array([point.time_us for _, point in points], pa.int64()),
+        {name: pa.array([point.tags.get(name) for _, point in points], pa.string()) for name in tags},
+        {
+            name: FieldColumn(type_, _values([point.fields[name][1] for _, point in points], type_))
+            for name, type_ in fields.items()
+        },
+    )
+
+
+def _values(values: list[Any], type_: FieldType) -> pa.Array:
+    return pa.array(values, pa.int64() if type_ == "timestamp" else ARROW_TYPES[type_]).cast(ARROW_TYPES[type_])

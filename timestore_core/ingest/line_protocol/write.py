@@ -1,0 +1,138 @@
+"""Lines to datasets: every measurement is one publish.
+
+Nothing is written before every line is read and every dataset is known to take what goes to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+import structlog
+
+from timestore_core.catalog.attempt import Claim
+from timestore_core.catalog.snapshots import Head, read_head
+from timestore_core.errors import Conflict
+from timestore_core.ingest.envelope import Envelope
+from timestore_core.ingest.line_protocol.body import Parsed, parse_lines
+from timestore_core.ingest.line_protocol.names import birth_metadata, dataset_name, slug_of
+from timestore_core.ingest.line_protocol.points import TIME_COLUMN, BadLines, Piece
+from timestore_core.ingest.line_protocol.precision import Precision
+from timestore_core.ingest.line_protocol.series import Lines, Series, dedupe_tags, series_of
+from timestore_core.ingest.pipeline import Work, ingest_batch
+from timestore_core.model import Actor, Dataset, Schema, TimeRange
+from timestore_core.partitions.inline import AUTO
+from timestore_core.runtime import Runtime
+
+log = structlog.get_logger(__name__)
+
+# Another writer may have changed a dataset's columns since they were read.
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """A body of lines as it came: for which database, of which precision, by whom, and when."""
+
+    database: str
+    body: bytes
+    precision: Precision
+    now_us: int
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How many rows were published, and the lines that were left out."""
+
+    rows: int
+    bad: BadLines
+
+
+def write_lines(
+    runtime: Runtime, lot: Lot, authorize: Callable[[Dataset | None], None], *, accept_partial: bool = True
+) -> Written:
+    """Publish the good lines; with `accept_partial` off, nothing where one is bad.
+
+    `authorize` is asked for every dataset before anything is written, and raises where the actor may not. Raises
+    InvalidRequest for a body beyond its limits, and what publishing raises: measurements before that one are then
+    published, and sending the same again does no harm, since a series has one row for each time.
+    """
+    parsed = parse_lines(lot.body, lot.precision, lot.now_us, runtime.settings.ingest_max_rows)
+    lines = Lines(lot.body)
+    writers = [_Measurement(runtime, lot, name, pieces) for name, pieces in parsed.measurements.items()]
+    for writer in writers:
+        writer.prepare(authorize, parsed.bad, lines)
+    if not writers:
+        authorize(None)
+    runtime.plugins.step("ingest.decoded")
+    if parsed.bad.count and not accept_partial:
+        return Written(0, parsed.bad)
+    return Written(sum(writer.publish(parsed, lines) for writer in writers), parsed.bad)
+
+
+class _Measurement:
+    """One measurement's way into its dataset."""
+
+    def __init__(self, runtime: Runtime, lot: Lot, measurement: str, pieces: list[Piece]) -> None:
+        self._runtime = runtime
+        self._lot = lot
+        self._measurement = measurement
+        self._pieces = pieces
+        self._slug = slug_of(lot.database, measurement, runtime.settings)
+        self._head: Head | None = None
+        self._series: Series | None = None
+
+    def prepare(self, authorize: Callable[[Dataset | None], None], bad: BadLines, lines: Lines) -> None:
+        """Read what the dataset is, and make the rows fit it."""
+        self._head = read_head(self._runtime.database, self._slug)
+        authorize(self._dataset)
+        self._fit(bad, lines)
+
+    def publish(self, parsed: Parsed, lines: Lines) -> int:
+        """Publish the rows; how many they are."""
+        for trial in range(_TRIES):
+            if self._series is None:
+                return 0
+            try:
+                return ingest_batch(self._runtime, self._work(self._series), self._dataset).rows
+            except Conflict as conflict:
+                if conflict.code != "schema_conflict" or trial == _TRIES - 1:
+                    raise
+                log.info("lines.fitted_again", dataset=self._slug)
+                self._head = read_head(self._runtime.database, self._slug)
+                self._fit(parsed.bad, lines)
+        raise AssertionError("unreachable")
+
+    @property
+    def _dataset(self) -> Dataset | None:
+        return None if self._head is None else self._head.dataset
+
+    def _fit(self, bad: BadLines, lines: Lines) -> None:
+        schema = Schema(()) if self._head is None else self._head.schema
+        self._series = series_of(self._pieces, self._dataset, schema, self._runtime.settings, bad, lines)
+
+    def _work(self, series: Series) -> Work:
+        database, measurement = self._lot.database, self._measurement
+        ends = pc.min_max(series.rows.column(TIME_COLUMN).cast("int64")).as_py()
+        known = dedupe_tags(self._dataset)
+        envelope = Envelope(
+            dataset_name=dataset_name(database, measurement, self._slug, self._runtime.settings),
+            storage_target_id=None,
+            table_name="records",
+            schema=series.schema,
+            partition_key={},
+            time_range=TimeRange(ends["min"], ends["max"]),
+            idempotency_key=None,
+        )
+        return Work(
+            self._slug,
+            envelope,
+            series.rows,
+            (Claim(None, "", series.rows.num_rows),),
+            self._lot.actor,
+            write_format=AUTO,
+            dataset_metadata=birth_metadata(database, measurement, series.tags),
+            dedupe_tags=() if known is None else tuple(tag for tag in series.tags if tag not in known),
+        )
