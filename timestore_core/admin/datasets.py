@@ -15,6 +15,8 @@ from timestore_core.admin.paging import decode_cursor, encode_cursor
 from timestore_core.catalog.audit import about, write_audit
 from timestore_core.catalog.database import Connection, Row, translated
 from timestore_core.catalog.records import dataset_json, dataset_of
+from timestore_core.dedupe import KEY as DEDUPE
+from timestore_core.dedupe import dedupe_problems
 from timestore_core.errors import Conflict, Gone, InvalidRequest, NotFound, PreconditionFailed, Problem
 from timestore_core.ingest.envelope import check_slug
 from timestore_core.model import Actor, Dataset, StorageTarget, new_id
@@ -365,7 +367,12 @@ def _metadata_problems(metadata: Mapping[str, Any]) -> list[Problem]:
         return [Problem("metadata", f"has more than {MAX_METADATA_BYTES} bytes")]
     if b"\\u0000" in encoded:
         return [Problem("metadata", "holds a NUL character")]
-    iam = metadata.get("iam")
+    rule, iam = metadata.get(DEDUPE), metadata.get("iam")
+    problems = [] if rule is None else dedupe_problems(rule)
+    return [*problems, *_iam_problems(iam)]
+
+
+def _iam_problems(iam: Any) -> list[Problem]:
     if iam is None:
         return []
     if not isinstance(iam, Mapping):

@@ -21,14 +21,17 @@ from timestore_core.catalog.audit import write_audit
 from timestore_core.catalog.database import Connection, Row, translated
 from timestore_core.catalog.identity import read_identity
 from timestore_core.catalog.snapshots import Head, read_head
+from timestore_core.dedupe import dedupe_of
 from timestore_core.lifecycle.operation import Maintenance, Outcome
 from timestore_core.lifecycle.rewriting import RewriteError, opened
-from timestore_core.model import FieldType, Partition, Schema, StorageTarget
+from timestore_core.model import FieldType, Partition, StorageTarget
 from timestore_core.partitions.duckdb_file import sync_file
 from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.paths import fold_segment
 from timestore_core.partitions.stored import remove_staged, storage_errors
-from timestore_core.query.rows_sql import gathered_sql
+from timestore_core.query.dedupe_sql import last_rows_sql
+from timestore_core.query.pruning import overlapping
+from timestore_core.query.rows_sql import gathered_sql, marked_rows_sql
 from timestore_core.times import format_time, from_us, parse_time_us
 
 HISTORY = 10
@@ -71,7 +74,7 @@ def export(maintenance: Maintenance) -> Outcome:
     key = f"{runtime.settings.lifecycle_export_prefix}/{fold_segment(dataset.slug)}/snapshot-{_stamp(now)}.parquet"
     _undo_killed(maintenance, exports)
     _note_begun(maintenance, {"filePath": key, "storageTargetId": target.id})
-    size_bytes = _write(maintenance, head, partitions, target, key)
+    rows, size_bytes = _write(maintenance, head, partitions, target, key)
     done = {
         "datasetId": dataset.id,
         "filePath": key,
@@ -110,17 +113,16 @@ def _still_waiting(exports: Mapping[str, Any], now: datetime, interval: timedelt
 
 def _write(
     maintenance: Maintenance, head: Head, partitions: Sequence[Partition], target: StorageTarget, key: str
-) -> int:
-    """The file's size once it stands under its key, whole."""
+) -> tuple[int, int]:
+    """The file's rows and size once it stands under its key, whole."""
     runtime = maintenance.runtime
     driver = runtime.targets.owned_driver(target)
     with storage_errors(target):
         staged = driver.staging_dir() / f"export-{uuid4()}.parquet"
         try:
-            _stream(maintenance, head.schema, partitions, staged)
+            expected = _stream(maintenance, head, partitions, staged)
             sync_file(staged)
             found = pq.read_metadata(staged).num_rows
-            expected = sum(one.row_count for one in partitions)
             if found != expected:
                 raise RewriteError(f"the snapshot has {expected} rows and its export {found}; it was thrown away")
             runtime.plugins.step("parquetExport.file_written")
@@ -128,24 +130,32 @@ def _write(
         finally:
             remove_staged(staged)
     runtime.plugins.step("parquetExport.file_stored")
-    return stored.size_bytes
+    return found, stored.size_bytes
 
 
-def _stream(maintenance: Maintenance, schema: Schema, partitions: Sequence[Partition], path: Path) -> None:
+def _stream(maintenance: Maintenance, head: Head, partitions: Sequence[Partition], path: Path) -> int:
+    """How many rows the file must have: those of all partitions, or as many as are left where several are one."""
+    schema, rows = head.schema, 0
+    rule = dedupe_of(maintenance.dataset.metadata, schema)
+    again = frozenset[str]() if rule is None else overlapping(partitions, rule)
     arrow = pa.schema([(field.name, _ARROW_TYPES[field.type]) for field in schema.fields])
     times = [field.name for field in schema.fields if field.type == "timestamp"]
     times.sort(key=lambda name: name != "timestamp")
-    units = _units(partitions)
+    together = [one for one in partitions if one.id in again]
+    units = _units([one for one in partitions if one.id not in again])
+    units = [*units, *([together] if together else [])]
     with pq.ParquetWriter(path, arrow, compression="zstd") as writer:
         for number, unit in enumerate(units):
             maintenance.progress("parquetExport", number, len(units))
             with opened(maintenance.runtime, unit) as source:
-                reader = source.cursor.execute(gathered_sql(source.rows, schema, times[:1])).to_arrow_reader(
-                    _BATCH_ROWS
-                )
-                for batch in reader:
+                sql = gathered_sql(source.rows, schema, times[:1])
+                if unit is together and rule is not None:
+                    sql = last_rows_sql(marked_rows_sql(source.rows, schema), rule, schema.names)
+                for batch in source.cursor.execute(sql).to_arrow_reader(_BATCH_ROWS):
+                    rows += batch.num_rows
                     writer.write_table(pa.Table.from_batches([batch]).cast(arrow))
     maintenance.progress("parquetExport", len(units), len(units))
+    return rows if together else sum(one.row_count for one in partitions)
 
 
 def _units(partitions: Sequence[Partition]) -> list[list[Partition]]:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from timestore_core.catalog.snapshots import Head
+from timestore_core.dedupe import VERSION_COLUMN, VERSIONED, Dedupe, dedupe_of
 from timestore_core.errors import InvalidRequest, TooLarge
 from timestore_core.model import Partition, Schema
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.duckdb_file import SQL_TYPES
 from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.located import located
-from timestore_core.query.rows_sql import StoredRows, gathered_sql
+from timestore_core.query.dedupe_sql import NUMBER_COLUMN, last_rows_sql
+from timestore_core.query.pruning import overlapping
+from timestore_core.query.rows_sql import StoredRows, gathered_sql, marked_rows_sql
 from timestore_core.runtime import Runtime
 from timestore_core.select.request import SelectRequest
 
@@ -55,6 +58,7 @@ def opened_tables(runtime: Runtime, request: SelectRequest, heads: Mapping[str, 
         attach: list[str] = []
         paths: list[str] = []
         relations: dict[str, str] = {}
+        numbers: dict[str, str] = {}
         for number, partition in enumerate(by_id.values()):
             format_ = runtime.plugins.partition_formats[partition.file_format]
             location, alias = places.locations[partition.id], f"file-{number}"
@@ -64,19 +68,28 @@ def opened_tables(runtime: Runtime, request: SelectRequest, heads: Mapping[str, 
             else:
                 attach.append(statement)
             relations[partition.id] = format_.relation(location, alias, partition.table_name)
+            numbers[partition.id] = getattr(format_, "row_number", "row_number() OVER ()")
         given: list[tuple[str, bytes]] = []
         views = []
         for name, head in heads.items():
             sources = [
-                StoredRows(relations[partition.id], partition.schema)
+                StoredRows(
+                    relations[partition.id],
+                    partition.schema,
+                    None if partition.metadata.get(VERSIONED) else partition.version,
+                    numbers[partition.id],
+                )
                 for partition in chosen[name]
                 if partition.id in relations
             ]
             for schema, ids in _together(chosen[name]).items():
                 table = quote_identifier(f"given-{len(given)}")
                 given.append((table, _stream(runtime, schema, ids)))
-                sources.append(StoredRows(table, schema))
-            views.append(f"CREATE TEMP VIEW {quote_identifier(name)} AS {_rows_sql(request, head, sources)}")
+                sources.append(StoredRows(table, schema, None, None))
+            rule = dedupe_of(head.dataset.metadata, head.schema)
+            if rule is not None and not overlapping(chosen[name], rule):
+                rule = None
+            views.append(f"CREATE TEMP VIEW {quote_identifier(name)} AS {_rows_sql(request, head, sources, rule)}")
         yield Tables(attach, paths, given, views, len(every))
 
 
@@ -91,7 +104,14 @@ def _together(partitions: Sequence[Partition]) -> Mapping[Schema, list[str]]:
 
 def _stream(runtime: Runtime, schema: Schema, partition_ids: Sequence[str]) -> bytes:
     """The rows of these partitions as one Arrow IPC stream. Raises PartitionUnreadable."""
-    rows = pa.concat_tables([one.rows for one in runtime.inline_loader.load(schema, partition_ids)]).combine_chunks()
+    pieces = []
+    for one in runtime.inline_loader.load(schema, partition_ids):
+        marks = ((VERSION_COLUMN, one.version), (NUMBER_COLUMN, 0))
+        marked = one.rows
+        for name, value in marks:
+            marked = marked.append_column(name, pa.repeat(pa.scalar(value, pa.int64()), marked.num_rows))
+        pieces.append(marked)
+    rows = pa.concat_tables(pieces).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
@@ -128,7 +148,7 @@ def _overlaps(partition: Partition, column: str, start_us: int, end_us: int) -> 
     return isinstance(low, int) and isinstance(high, int) and low <= end_us and high >= start_us
 
 
-def _rows_sql(request: SelectRequest, head: Head, sources: Sequence[StoredRows]) -> str:
+def _rows_sql(request: SelectRequest, head: Head, sources: Sequence[StoredRows], rule: Dedupe | None) -> str:
     if not sources:
         columns = ", ".join(
             f"CAST(NULL AS {SQL_TYPES[field.type]}) AS {quote_identifier(field.name)}" for field in head.schema.fields
@@ -139,4 +159,9 @@ def _rows_sql(request: SelectRequest, head: Head, sources: Sequence[StoredRows])
         start, end = request.time_range.start_us, request.time_range.end_us
         time = quote_identifier(request.timestamp_column)
         where = f"{time} BETWEEN make_timestamp({start:d}) AND make_timestamp({end:d})"
-    return gathered_sql(sources, head.schema, where=where)
+    if rule is None:
+        return gathered_sql(sources, head.schema, where=where)
+    # What is no part of the key may differ in a row that was replaced: then the last row has to be found first.
+    first = where if request.timestamp_column in rule.key else ""
+    last = last_rows_sql(marked_rows_sql(sources, head.schema, first), rule, head.schema.names)
+    return f"SELECT * FROM ({last}){f' WHERE {where}' if where and not first else ''}"
