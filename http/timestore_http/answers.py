@@ -37,26 +37,34 @@ def send(req: falcon.Request, resp: falcon.Response, answer: Answer, form: Answe
     except BaseException:
         answer.close()
         raise
-    if coding is not None and len(begin) >= _MIN_COMPRESSED_BYTES:
+    size_bytes = sum(len(piece) for piece in begin)
+    if coding is not None and size_bytes >= _MIN_COMPRESSED_BYTES:
         resp.set_header("Content-Encoding", coding)
     else:
         coding = None
-    if is_whole and (coding is None or len(begin) <= _MAX_AT_ONCE_BYTES):
+    if is_whole and (coding is None or size_bytes <= _MAX_AT_ONCE_BYTES):
         answer.close()
-        resp.data = begin if coding is None else b"".join(compressed([begin], coding))
+        resp.data = _joined(begin) if coding is None else b"".join(compressed(begin, coding))
         return
-    whole = itertools.chain([begin], pieces)
+    whole = itertools.chain(begin, pieces)
     resp.stream = _Body(req, answer, whole if coding is None else compressed(whole, coding))
 
 
-def _beginning(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
-    """The first bytes, and whether they are all of them."""
-    begin = bytearray()
+def _beginning(pieces: Iterator[bytes]) -> tuple[list[bytes], bool]:
+    """The first pieces, and whether they are all of them."""
+    begin: list[bytes] = []
+    size_bytes = 0
     for piece in pieces:
-        if len(begin) >= _MIN_COMPRESSED_BYTES:
-            return bytes(begin + piece), False
-        begin += piece
-    return bytes(begin), True
+        begin.append(piece)
+        if size_bytes >= _MIN_COMPRESSED_BYTES:
+            return begin, False
+        size_bytes += len(piece)
+    return begin, True
+
+
+def _joined(pieces: list[bytes]) -> bytes:
+    """All of them as one; a large answer that is one already is not copied."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class _Body:

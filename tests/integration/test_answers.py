@@ -8,7 +8,7 @@ import io
 import json
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -25,7 +25,7 @@ else:
     from backports import zstd
 
 from tests.service import ALL_TIME, Service, wait_until
-from timestore_core.query.formats import FORMS, NDJSON
+from timestore_core.query.formats import ARROW, FORMS, NDJSON
 
 MANY = 400_000
 HEADER_BYTES = 12_288
@@ -152,10 +152,15 @@ def rows_of(answer: httpx.Response) -> list[Any]:
             return [json.loads(line) for line in answer.text.splitlines()]
         case "text/csv":
             return list(csv.reader(io.StringIO(answer.text)))[1:]
-        case "application/vnd.apache.arrow.stream":
-            return list(pa.ipc.open_stream(answer.content).read_all().to_pylist())
         case _:
-            return list(pq.read_table(io.BytesIO(answer.content)).to_pylist())
+            return list(table_of(answer).to_pylist())
+
+
+def table_of(answer: httpx.Response) -> pa.Table:
+    """The answer in Arrow or Parquet as a table."""
+    if answer.headers["content-type"] == ARROW.media_type:
+        return pa.ipc.open_stream(answer.content).read_all()
+    return pq.read_table(io.BytesIO(answer.content))
 
 
 @pytest.mark.parametrize(
@@ -249,10 +254,14 @@ def test_the_client_s_weights_choose_the_compression(filled: Service, accepted: 
 def test_an_answer_in_many_slices_is_whole_and_in_order(filled: Service, name: str) -> None:
     form = next(form for form in FORMS if form.name == name)
     answer = ask(filled, "many", form.media_type, columns=["timestamp", "n"])
+    found: list[tuple[Any, int]]
     if name == "csv":
         found = [(line.split(",")[0], int(line.split(",")[1])) for line in answer.text.splitlines()[1:]]
+    elif name in ("arrow", "parquet"):
+        table = table_of(answer)
+        found = list(zip(table["timestamp"].cast(pa.int64()).to_pylist(), table["n"].to_pylist(), strict=True))
     else:
-        found = [(str(row["timestamp"]), row["n"]) for row in rows_of(answer)]
+        found = [(row["timestamp"], row["n"]) for row in rows_of(answer)]
 
     assert len(found) == MANY
     assert sorted(found) == found
@@ -275,16 +284,28 @@ def test_an_error_before_the_first_byte_is_a_status(filled: Service) -> None:
     assert "nope" in answer.json()["message"]
 
 
-def test_limits_of_size_hold_for_what_is_built_whole_and_not_for_streams(make_service: Callable[..., Service]) -> None:
-    tight = make_service(TIMESTORE_QUERY_MAX_ROWS="3", TIMESTORE_QUERY_MAX_ANSWER_BYTES="200").start()
-    publish(tight, "odd", ODD)
+@pytest.fixture(scope="module")
+def tight(make_service: Callable[..., Service]) -> Iterator[Service]:
+    """A service with hardly any room and patience."""
+    service = make_service(
+        TIMESTORE_QUERY_MAX_ROWS="3",
+        TIMESTORE_QUERY_MAX_ANSWER_BYTES="200",
+        TIMESTORE_HTTP_IDLE_TIMEOUT_MS="500",
+        TIMESTORE_QUERY_CONCURRENCY="1",
+        TIMESTORE_QUERY_QUEUE="0",
+    ).start()
+    publish(service, "odd", ODD)
+    publish(service, "many", many_rows(0, MANY // 4))
+    yield service
+    assert service.stop() == 0
 
+
+def test_limits_of_size_hold_for_what_is_built_whole_and_not_for_streams(tight: Service) -> None:
     statuses = {form.name: ask(tight, "odd", form.media_type).status_code for form in FORMS}
     assert statuses == {"json": 413, "parquet": 413, "ndjson": 200, "csv": 200, "arrow": 200}
     two = ask(tight, "odd", "application/vnd.apache.parquet", limit=2)
     assert two.status_code == 413
     assert "TIMESTORE_QUERY_MAX_ANSWER_BYTES" in two.json()["message"]
-    tight.stop()
 
 
 def raw_request(
@@ -309,22 +330,18 @@ def test_a_client_of_http_1_0_gets_a_stream_without_chunks(filled: Service) -> N
     assert json.loads(body.splitlines()[-1])["n"] == MANY - 1
 
 
-def test_a_client_that_goes_away_or_takes_nothing_is_left(make_service: Callable[..., Service]) -> None:
-    service = make_service(
-        TIMESTORE_HTTP_IDLE_TIMEOUT_MS="500", TIMESTORE_QUERY_CONCURRENCY="1", TIMESTORE_QUERY_QUEUE="0"
-    ).start()
-    for begin in range(0, MANY, MANY // 4):
-        publish(service, "many", many_rows(begin, begin + MANY // 4))
+def test_a_client_that_goes_away_or_takes_nothing_is_left(tight: Service) -> None:
+    def left() -> int:
+        return tight.log.read_text().count('"outcome": "left"')
 
-    with raw_request(service, "1.1", "many") as leaving:
+    with raw_request(tight, "1.1", "many") as leaving:
         leaving.recv(1)
-    wait_until(lambda: service.log.read_text().count('"outcome": "left"') == 1, "the stream to end")
-    stalled = raw_request(service, "1.1", "many")
-    wait_until(lambda: service.log.read_text().count('"outcome": "left"') == 2, "the stream to end")
+    wait_until(lambda: left() == 1, "the stream to end")
+    stalled = raw_request(tight, "1.1", "many")
+    wait_until(lambda: left() == 2, "the stream to end")
     stalled.close()
     # What they held is free again.
-    assert ask(service, "many", NDJSON.media_type, limit=1).status_code == 200
-    service.stop()
+    assert ask(tight, "many", NDJSON.media_type, limit=1).status_code == 200
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

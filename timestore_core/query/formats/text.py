@@ -23,17 +23,19 @@ def text_bytes(column: pa.StringArray) -> memoryview:
 
 
 def _json(batches: Iterator[pa.RecordBatch], shape: Shape) -> Iterator[bytes]:
-    # Every row ends in a comma; the last one's goes.
-    piece = b""
     yield b'{"rows":['
+    last: memoryview | None = None
     for batch in batches:
-        if piece:
-            yield piece
-        piece = bytes(text_bytes(batch.column(0)))
+        if batch.num_rows == 0:
+            continue
+        if last is not None:
+            yield bytes(last)
+        last = text_bytes(batch.column(0))
+    if last is not None:
+        # Every row ends in a comma; the last one's goes.
+        yield bytes(last[:-1])
     columns = [field.name for field in shape.fields]
-    tail = msgspec.json.encode({"columns": columns, "mode": shape.mode, **shape.beside})
-    yield piece[:-1]
-    yield b"]," + tail[1:]
+    yield b"]," + msgspec.json.encode({"columns": columns, "mode": shape.mode, **shape.beside})[1:]
 
 
 def _ndjson(batches: Iterator[pa.RecordBatch], shape: Shape) -> Iterator[bytes]:  # noqa: ARG001
