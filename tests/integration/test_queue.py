@@ -66,6 +66,17 @@ def stand(make_service: Callable[..., Service], postgres_url: str, tmp_path: Pat
         valkey.stop()
 
 
+def test_what_is_no_json_is_published_at_once(stand: Stand) -> None:
+    """The queue's jobs are JSON by contract."""
+    rows = b"timestamp,n\n2024-01-01T00:00:00Z,1\n"
+    csv = stand.service.client.post("/datasets/rows/ingest", content=rows, headers={"content-type": "text/csv"})
+    lines = stand.service.client.post("/write?db=d", content="m n=1i 1")
+
+    assert (csv.status_code, lines.status_code) == (201, 204)
+    assert csv.json()["mode"] == "inline"
+    assert numbers_of(stand.service, "rows") == numbers_of(stand.service, "d.m") == [1]
+
+
 def test_an_accepted_batch_is_published_by_a_worker_and_its_job_says_so(stand: Stand) -> None:
     accepted = stand.service.ingest("queued", batch([1, 2]), "key")
     job_id = accepted.json()["jobId"]

@@ -16,7 +16,7 @@ from timestore_core.ingest.line_protocol.names import slug_of
 from timestore_core.ingest.line_protocol.points import BadLines
 from timestore_core.ingest.line_protocol.precision import AUTO, Precision, precision_named
 from timestore_core.ingest.line_protocol.scanner import LineError, scan
-from timestore_core.ingest.line_protocol.series import Lines, Series, series_of
+from timestore_core.ingest.line_protocol.series import LineTexts, Series, series_of
 from timestore_core.model import Field, Schema
 from timestore_core.settings import Settings
 
@@ -34,7 +34,7 @@ def rows_of(text: str | bytes, measurement: str = "m", schema: Schema | None = N
     found = parsed(text)
     body = text if isinstance(text, bytes) else text.encode()
     pieces = found.measurements.get(measurement, [])
-    series = series_of(pieces, None, schema or Schema(()), SETTINGS, found.bad, Lines(body))
+    series = series_of(pieces, None, schema or Schema(()), SETTINGS, found.bad, LineTexts(body))
     return [] if series is None else as_rows(series), found.bad
 
 
@@ -196,6 +196,16 @@ def test_one_bad_line_among_many_is_found_and_the_rest_is_read_at_once(monkeypat
     assert len(found) == 9_998
     assert [one.number for one in bad.in_order()] == [778, 8001]
     assert len(scanned) < 200
+
+
+def test_a_body_of_several_slices_is_read_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines_of_body, "_SLICE_BYTES", 100)
+    lines = [f"m,t=a f={number},g={'warm' if number % 50 == 7 else 't'} {number}000" for number in range(200)]
+
+    found, bad = rows_of("\n".join(lines))
+
+    assert [row["f"] for row in found] == [number for number in range(200) if number % 50 != 7]
+    assert [one.number for one in bad.in_order()] == [8, 58, 108, 158]
 
 
 names = st.text(st.sampled_from('ab,= \\"té#'), min_size=1, max_size=4)

@@ -19,6 +19,7 @@ from timestore_core.model import Field, FieldType
 
 # Arrow's parser recurses into what is nested until the stack ends; a row is flat, and its texts may hold some braces.
 _MAX_OPENED = 64
+_IS_OPENING = bytes(byte in b"{[" for byte in range(256))
 
 
 def read_ndjson(
@@ -27,17 +28,13 @@ def read_ndjson(
     """The rows' columns, in the order in which their names first come."""
     if not is_utf8(body):
         raise InvalidRequest.at("rows", "are not UTF-8")
-    limits.check_rows(_objects(body))
+    limits.check_rows(body.count(b"\n"))
     table = _plain(body, known)
     if table is None:
         return _careful(body, known, limits)
     check_names(table.column_names, limits)
     limits.check_rows(table.num_rows, table.num_columns)
     return field_columns(_with_times(table, known), known, limits.decoded_bytes)
-
-
-def _objects(body: bytes) -> int:
-    return body.count(b"\n{") + body.startswith(b"{")
 
 
 def _plain(body: bytes, known: Mapping[str, FieldType]) -> pa.Table | None:
@@ -66,11 +63,10 @@ def _plain(body: bytes, known: Mapping[str, FieldType]) -> pa.Table | None:
 
 def _is_nested(body: bytes) -> bool:
     """Whether a line opens more braces and brackets than a flat row would."""
-    characters = np.frombuffer(body, np.uint8)
-    opened = np.flatnonzero((characters == ord("{")) | (characters == ord("[")))
-    ends = np.append(np.flatnonzero(characters == ord("\n")), len(body))
-    counts = np.diff(np.searchsorted(opened, ends), prepend=0)
-    return bool(counts.max(initial=0) > _MAX_OPENED)
+    opened = np.frombuffer(body.translate(_IS_OPENING), np.uint8)
+    newlines = np.flatnonzero(np.frombuffer(body, np.uint8) == ord("\n")) + 1
+    starts = np.concatenate([[0], newlines[newlines < len(body)]])
+    return bool(np.add.reduceat(opened, starts, dtype=np.int32).max() > _MAX_OPENED)
 
 
 def _with_times(table: pa.Table, known: Mapping[str, FieldType]) -> pa.Table:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from timestore_core.errors import InvalidRequest
 from timestore_core.ingest.convert import field_columns, too_large
 from timestore_core.ingest.limits import Limits, check_names
-from timestore_core.ingest.parquet_pages import inflated_bytes
+from timestore_core.ingest.parquet_sizes import chunks_of, inflated_bytes
 from timestore_core.model import Field, FieldType
 
 
@@ -21,7 +21,7 @@ def read_parquet(
     """The file's columns, exactly, or named where a value or a type has no place here."""
     try:
         table = _decoded(body, limits)
-    except (pa.ArrowException, OSError, ValueError, EOFError, IndexError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, EOFError, IndexError, OverflowError, struct.error) as error:
         raise InvalidRequest.at("body", f"cannot be read as Parquet: {str(error)[:200]}") from None
     return field_columns(table, known, limits.decoded_bytes)
 
@@ -34,7 +34,7 @@ def _decoded(body: bytes, limits: Limits) -> pa.Table:
     limits.check_rows(metadata.num_rows, len(schema))
     if any(pa.types.is_nested(field.type) for field in schema):
         return pa.table({field.name: pa.array([], field.type) for field in schema})
-    _measure(body, metadata, limits)
+    _measure(body, max(len(schema), 1), limits)
     texts = [field.name for field in schema if _is_text(field.type)]
     with pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts, arrow_extensions_enabled=False) as file:
         table = file.read()
@@ -43,26 +43,19 @@ def _decoded(body: bytes, limits: Limits) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _measure(body: bytes, metadata: Any, limits: Limits) -> None:
+def _measure(body: bytes, columns: int, limits: Limits) -> None:
     """Raise where the pages say of themselves that they would take more than they may.
 
     A text of a dictionary is there once, however many rows have it: how much those take is counted later.
     """
-    rows = size_bytes = 0
-    for group in range(metadata.num_row_groups):
-        chunks = metadata.row_group(group)
-        rows += chunks.num_rows
-        limits.check_rows(rows, metadata.num_columns)
-        for index in range(chunks.num_columns):
-            chunk = chunks.column(index)
-            if chunk.num_values > limits.settings.ingest_max_rows:
-                raise InvalidRequest.at("rows", "has a column with more values than rows are allowed")
-            start = chunk.data_page_offset
-            if chunk.dictionary_page_offset is not None:
-                start = min(start, chunk.dictionary_page_offset)
-            size_bytes += inflated_bytes(body, start, chunk.total_compressed_size, limits.decoded_bytes)
-            if size_bytes > limits.decoded_bytes:
-                raise too_large("the file", limits.decoded_bytes)
+    values = size_bytes = 0
+    for chunk in chunks_of(body):
+        limits.check_rows(max(chunk.rows, chunk.values))
+        values += max(chunk.rows, chunk.values)
+        limits.check_rows(values // columns, columns)
+        size_bytes += inflated_bytes(body, chunk, limits.decoded_bytes)
+        if size_bytes > limits.decoded_bytes:
+            raise too_large("the file", limits.decoded_bytes)
 
 
 def _is_text(type_: pa.DataType) -> bool:

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 JSON = "application/json; charset=utf-8"
 # What clients take for the version of an InfluxDB: they want to know whether it is 1, 2 or 3.
-INFLUX_VERSION = f"v1.8-timestore-{__version__}"
+INFLUX_VERSION = f"1.8.10-timestore-{__version__}"
 _MANY = 5
 
 Json = dict[str, Any]

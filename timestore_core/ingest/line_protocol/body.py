@@ -26,6 +26,7 @@ from timestore_core.ingest.texts import is_utf8
 from timestore_core.model import FieldType
 
 _ODD = b'"\\#\r\t'
+_SLICE_BYTES = 8 * 1024 * 1024
 # A string may go over so many lines.
 _MAX_STRING_LINES = 1_000
 _IS_ODD = bytes(byte in _ODD for byte in range(256))
@@ -51,9 +52,10 @@ def parse_lines(body: bytes, precision: Precision, now_us: int, max_lines: int) 
     parsed = Parsed()
     if not body.endswith(b"\n"):
         body += b"\n"
+    count = body.count(b"\n")
+    if count > max_lines:
+        raise InvalidRequest.at("body", f"has {count} lines; TIMESTORE_INGEST_MAX_ROWS is {max_lines}")
     ends = np.flatnonzero(np.frombuffer(body, np.uint8) == ord("\n"))
-    if len(ends) > max_lines:
-        raise InvalidRequest.at("body", f"has {len(ends)} lines; TIMESTORE_INGEST_MAX_ROWS is {max_lines}")
     starts = np.concatenate([[0], ends[:-1] + 1])
     odd = _odd_lines(body, starts, ends)
     if odd.any():
@@ -71,10 +73,11 @@ def parse_lines(body: bytes, precision: Precision, now_us: int, max_lines: int) 
 def _odd_lines(body: bytes, starts: Lines, ends: Lines) -> Any:
     """Which lines are empty, too long, or hold a character that needs care."""
     table = _IS_ODD if is_utf8(body) else _IS_ODD_OR_NO_ASCII
-    places = np.flatnonzero(np.frombuffer(body.translate(table), np.uint8))
+    is_odd = np.frombuffer(body.translate(table), np.bool_)
     lengths = ends - starts
     odd = (lengths == 0) | (lengths > MAX_LINE_BYTES)
-    odd[np.searchsorted(ends, places)] = True
+    if is_odd.any():
+        odd |= np.logical_or.reduceat(is_odd, starts)
     first = np.frombuffer(body, np.uint8)[starts]
     return odd | (first == ord(" "))
 
@@ -140,14 +143,23 @@ def _scanned(line: bytes, precision: Precision, now_us: int) -> Point | None:
 
 
 def _parse_plain(text: bytes, numbers: Lines, precision: Precision, now_us: int, parsed: Parsed) -> None:
-    ends = None
+    """Plain lines, some megabytes at a time: what is made of them on the way takes several times their size."""
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+    first = start = 0
+    while first < len(ends):
+        last = max(int(np.searchsorted(ends, start + _SLICE_BYTES)), first + 1)
+        end = int(ends[last - 1]) + 1
+        part = text if last - first == len(ends) else text[start:end]
+        _parse_slice(part, ends[first:last] - start, numbers[first:last], precision, now_us, parsed)
+        first, start = last, end
+
+
+def _parse_slice(text: bytes, ends: Lines, numbers: Lines, precision: Precision, now_us: int, parsed: Parsed) -> None:
     points: list[tuple[int, Point]] = []
     for found in plain_pieces(text, numbers, precision, now_us):
         if isinstance(found, PlainPiece):
             parsed.add(found.measurement, found.piece)
             continue
-        if ends is None:
-            ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
         for place in found.tolist():
             line = text[ends[place - 1] + 1 if place else 0 : ends[place]]
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -41,7 +42,7 @@ class Series:
 
 
 def series_of(
-    pieces: Iterable[Piece], dataset: Dataset | None, schema: Schema, settings: Settings, bad: BadLines, body: Lines
+    pieces: Iterable[Piece], dataset: Dataset | None, schema: Schema, settings: Settings, bad: BadLines, body: LineTexts
 ) -> Series | None:
     """The rows of the pieces; lines that contradict the dataset's columns, or an earlier line, go to `bad`.
 
@@ -58,7 +59,7 @@ def series_of(
     return _merged(*_together(kept, columns))
 
 
-class Lines:
+class LineTexts:
     """The text of a line by its number from 1, for errors; cut when it is first asked for."""
 
     def __init__(self, body: bytes) -> None:
@@ -87,7 +88,7 @@ class _Columns:
     def __getitem__(self, name: str) -> Column:
         return self._known[folded(name)]
 
-    def fitted(self, piece: Piece, bad: BadLines, body: Lines) -> Piece:
+    def fitted(self, piece: Piece, bad: BadLines, body: LineTexts) -> Piece:
         """The piece without the lines that do not fit, its integers as doubles where the column is one."""
         wrong = np.zeros(len(piece.lines), np.bool_)
         reasons: dict[int, str] = {}
@@ -167,7 +168,9 @@ def _together(pieces: list[Piece], columns: _Columns) -> tuple[pa.Table, tuple[C
     if len(tables) == 1:
         return tables[0], found
     whole = pa.concat_tables(tables)
-    return whole.sort_by(_LINE), found
+    ends = [(int(piece.lines[0]), int(piece.lines[-1])) for piece in pieces]
+    in_order = all(before[1] < after[0] for before, after in pairwise(ends))
+    return whole if in_order else whole.sort_by(_LINE), found
 
 
 def _table(piece: Piece, columns: tuple[Column, ...], schema: pa.Schema) -> pa.Table:

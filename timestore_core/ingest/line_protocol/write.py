@@ -19,7 +19,7 @@ from timestore_core.ingest.line_protocol.body import Parsed, parse_lines
 from timestore_core.ingest.line_protocol.names import birth_metadata, dataset_name, slug_of
 from timestore_core.ingest.line_protocol.points import TIME_COLUMN, BadLines, Piece
 from timestore_core.ingest.line_protocol.precision import Precision
-from timestore_core.ingest.line_protocol.series import Lines, Series, dedupe_tags, series_of
+from timestore_core.ingest.line_protocol.series import LineTexts, Series, dedupe_tags, series_of
 from timestore_core.ingest.pipeline import Work, ingest_batch
 from timestore_core.model import Actor, Dataset, Schema, TimeRange
 from timestore_core.partitions.inline import AUTO
@@ -60,7 +60,7 @@ def write_lines(
     published, and sending the same again does no harm, since a series has one row for each time.
     """
     parsed = parse_lines(lot.body, lot.precision, lot.now_us, runtime.settings.ingest_max_rows)
-    lines = Lines(lot.body)
+    lines = LineTexts(lot.body)
     writers = [_Measurement(runtime, lot, name, pieces) for name, pieces in parsed.measurements.items()]
     for writer in writers:
         writer.prepare(authorize, parsed.bad, lines)
@@ -84,13 +84,13 @@ class _Measurement:
         self._head: Head | None = None
         self._series: Series | None = None
 
-    def prepare(self, authorize: Callable[[Dataset | None], None], bad: BadLines, lines: Lines) -> None:
+    def prepare(self, authorize: Callable[[Dataset | None], None], bad: BadLines, lines: LineTexts) -> None:
         """Read what the dataset is, and make the rows fit it."""
         self._head = read_head(self._runtime.database, self._slug)
         authorize(self._dataset)
         self._fit(bad, lines)
 
-    def publish(self, parsed: Parsed, lines: Lines) -> int:
+    def publish(self, parsed: Parsed, lines: LineTexts) -> int:
         """Publish the rows; how many they are."""
         for trial in range(_TRIES):
             if self._series is None:
@@ -109,7 +109,7 @@ class _Measurement:
     def _dataset(self) -> Dataset | None:
         return None if self._head is None else self._head.dataset
 
-    def _fit(self, bad: BadLines, lines: Lines) -> None:
+    def _fit(self, bad: BadLines, lines: LineTexts) -> None:
         schema = Schema(()) if self._head is None else self._head.schema
         self._series = series_of(self._pieces, self._dataset, schema, self._runtime.settings, bad, lines)
 
