@@ -295,7 +295,7 @@ class Settings(BaseSettings):
         default=64 * MIB,
         help="size of a batch's body, also after inflating it",
     )
-    ingest_inline_max_bytes: NotNegative = _env(
+    ingest_inline_max_bytes: Annotated[int, Field(ge=0, le=16 * MIB)] = _env(
         "TIMESTORE_INGEST_INLINE_MAX_BYTES",
         default=65_536,
         help="batches up to this, compressed, stand in the catalog where `writeFormat` is `auto`; 0: none",
