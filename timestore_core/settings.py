@@ -208,7 +208,7 @@ class Settings(BaseSettings):
         default=360,
         help="a file that no version names is a crash's leftover when it is older than this",
     )
-    snapshot_retention_hours: NotNegative | None = _env(
+    snapshot_retention_hours: Annotated[int, Field(ge=0, le=876_000)] | None = _env(
         "TIMESTORE_SNAPSHOT_RETENTION_HOURS",
         default=None,
         help="how long earlier versions stay readable; unset: for the grace period, and their history for a day",

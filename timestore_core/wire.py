@@ -128,6 +128,9 @@ def _short(error: jsonschema.ValidationError) -> str:
         case "anyOf":
             kinds = [str(one.get("type", one.get("$ref", "object").rsplit("/", 1)[-1])) for one in wanted]
             return f"must be of type {' or '.join(kinds)}"
+        case "additionalProperties":
+            unknown = sorted(set(error.instance) - set(error.schema.get("properties", ())))
+            return f"has no field {', '.join(repr(one[:40]) for one in unknown[:5])}"
         case "minimum":
             return f"must be at least {wanted}"
         case "maximum":

@@ -182,7 +182,7 @@ def test_a_rule_that_makes_no_sense_is_refused(service: Service, rule: Any, path
 
 
 def test_more_overlapping_partitions_than_may_be_attached_are_one_answer(make_service: Callable[..., Service]) -> None:
-    service = make_service(TIMESTORE_QUERY_MAX_ATTACHED="3")
+    service = make_service(TIMESTORE_QUERY_MAX_ATTACHED="3").start()
     for merge in ("rows", "fields"):
         kept, chance = Kept(service, merge, "duckdb"), random.Random(merge)
         for _ in range(7):

@@ -25,14 +25,14 @@ MAX_CHANGES = 1000
 _LOOK_EVERY_S = 0.25
 
 
-class WireRestore(msgspec.Struct, frozen=True, rename="camel"):
+class WireRestore(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """The body of `POST /admin/datasets/:id/restore`: the version to bring back; without one, a deleted dataset."""
 
     version: int | None = None
     dry_run: bool = False
 
 
-class WirePin(msgspec.Struct, frozen=True, rename="camel"):
+class WirePin(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """The body of `PUT /admin/datasets/:id/pins/:name`: the version to keep, the current one by default."""
 
     version: int | None = None

@@ -146,8 +146,15 @@ def _records() -> Json:
         "ListedPartition": closed({**_partition(), "columns": array_of(schema("Column"))}),
         "Column": closed(
             {"name": TEXT, "type": FIELD_TYPE},
-            {"min": schema("Bound"), "max": schema("Bound"), "nulls": COUNT, "exact": {"const": False}},
-            description="Times are microseconds since 1970-01-01 UTC. `exact` is false where a long text was cut.",
+            {
+                "min": schema("Bound"),
+                "max": schema("Bound"),
+                "nulls": COUNT,
+                "exact": {"const": False},
+                "values": array_of(TEXT),
+            },
+            description="Times are microseconds since 1970-01-01 UTC. `exact` is false where a long text was cut. "
+            "`values` are all those of a text column that has few.",
         ),
         "Bound": {"type": ["string", "number", "boolean", "null"]},
         "SchemaVersion": closed(
