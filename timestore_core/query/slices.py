@@ -35,7 +35,9 @@ def slice_rows(plan: QueryPlan) -> int:
 def is_sliced(plan: QueryPlan) -> bool:
     """Whether the plan's answer comes in slices: plain rows, and more of them than one slice should have."""
     at_most = min(plan.row_limit, sum(partition.rows for partition in plan.partitions))
-    return plan.is_raw and not plan.latest and at_most > slice_rows(plan)
+    # Rows of which the last written counts are only found together where they have this time in common.
+    whole = plan.dedupe is None or plan.timestamp_column in plan.dedupe.key
+    return plan.is_raw and not plan.latest and whole and at_most > slice_rows(plan)
 
 
 def slices(plan: QueryPlan, counted: Counted) -> Iterator[QueryPlan]:

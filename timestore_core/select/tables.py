@@ -132,6 +132,10 @@ def _chosen(runtime: Runtime, request: SelectRequest, name: str, head: Head) -> 
     column, wanted = request.timestamp_column, request.time_range
     if head.schema.type_of(column) != "timestamp":
         raise InvalidRequest.at("timestampColumn", f"{column!r} is no timestamp column of {name[:80]!r}")
+    rule = dedupe_of(head.dataset.metadata, head.schema)
+    if rule is not None and rule.time_column != column:
+        # Which row is the last written is told by all of them.
+        return found
     return [
         partition
         for partition in found
