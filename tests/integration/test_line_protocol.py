@@ -147,6 +147,16 @@ def test_a_dataset_born_here_keeps_one_row_for_each_series_and_time(service: Ser
     ]
 
 
+def test_what_is_sent_again_also_regrouped_is_there_once(service: Service) -> None:
+    write(service, "/write?db=again", TELEGRAF)
+    before = {name: rows_of(service, f"again.{name}") for name in ("cpu", "mem", "system", "disk")}
+    write(service, "/write?db=again", b"".join(reversed(TELEGRAF.splitlines(keepends=True))))
+    write(service, "/write?db=again", TELEGRAF.splitlines()[0])
+
+    assert len(before["cpu"]) == 2
+    assert {name: rows_of(service, f"again.{name}") for name in before} == before
+
+
 def test_lines_into_a_dataset_that_was_there_before_leave_it_as_it_is(service: Service) -> None:
     service.client.post("/admin/datasets", json={"slug": "old.m", "name": "Mine"})
 
