@@ -18,7 +18,7 @@ from timestore_workers.embedded import embedded_postgres
 from benchmarks.compaction import compaction_cases
 from benchmarks.goals import Result
 from benchmarks.ingest import ingest_cases
-from benchmarks.inline import inline_cases
+from benchmarks.inline import inline_ingest, inline_queries
 from benchmarks.memory import bare_rss_bytes, memory_cases
 from benchmarks.queries import json_case, load, query_cases, sizes
 from benchmarks.queue import queue_cases
@@ -62,7 +62,9 @@ def _measure(url: str, home: Path, only: str, *, quick: bool, mebibytes: int | N
         return
     if only in ("inline", "all"):
         with running(url, root, log, workers=1) as service:
-            yield from inline_cases(service, quick=quick)
+            yield from inline_queries(service, quick=quick)
+        with running(url, root, log, workers) as service:
+            yield from inline_ingest(service, quick=quick)
     if only == "inline":
         return
     if only == "remote":
