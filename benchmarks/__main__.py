@@ -16,6 +16,7 @@ from rich.console import Console
 from timestore_workers.embedded import embedded_postgres
 
 from benchmarks.compaction import compaction_cases
+from benchmarks.formats import format_cases
 from benchmarks.goals import Result
 from benchmarks.ingest import ingest_cases
 from benchmarks.inline import inline_ingest, inline_queries
@@ -77,6 +78,7 @@ def _measure(url: str, home: Path, only: str, *, quick: bool, mebibytes: int | N
         yield from memory_cases(service, "idle", bare)
         if only != "query":
             yield from ingest_cases(service, url, home / "floor", workers, quick=quick)
+            yield from format_cases(service, url, home / "formats", quick=quick)
             yield from memory_cases(service, "after the ingest", bare)
         if only == "ingest":
             return

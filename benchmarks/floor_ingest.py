@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import duckdb
@@ -88,24 +90,9 @@ class FloorIngest:
         identity = str(uuid4())
         path = self._directory / f"{identity}.duckdb"
         self._write(path, columns)
-        checksum = _made_durable(path)
-        manifest = f"dm-{identity}"
-        with connection.transaction():
-            connection.execute(_MANIFEST, [manifest, Jsonb(batch.schema), columns.num_rows])
-            connection.execute(
-                _PARTITION,
-                [
-                    f"part-{identity}",
-                    manifest,
-                    Jsonb(batch.partition.key),
-                    path.name,
-                    path.stat().st_size,
-                    columns.num_rows,
-                    batch.partition.time_range.start,
-                    batch.partition.time_range.end,
-                    checksum,
-                ],
-            )
+        checksum = made_durable(path)
+        time_range = (batch.partition.time_range.start, batch.partition.time_range.end)
+        keep(connection, identity, path, columns.num_rows, batch.schema, time_range, checksum, batch.partition.key)
 
     def _write(self, path: Path, columns: pa.Table) -> None:
         alias = f'"{path.stem}"'
@@ -172,7 +159,25 @@ def _columns(rows: list[_Row]) -> pa.Table:
     )
 
 
-def _made_durable(path: Path) -> str:
+def keep(
+    connection: psycopg.Connection,
+    identity: str,
+    path: Path,
+    rows: int,
+    schema: Mapping[str, Any],
+    time_range: tuple[Any, Any],
+    checksum: str,
+    key: Mapping[str, str] | None = None,
+) -> None:
+    """Name the file in one transaction."""
+    manifest = f"dm-{identity}"
+    partition = [f"part-{identity}", manifest, Jsonb(key or {}), path.name, path.stat().st_size, rows]
+    with connection.transaction():
+        connection.execute(_MANIFEST, [manifest, Jsonb(schema), rows])
+        connection.execute(_PARTITION, [*partition, *time_range, checksum])
+
+
+def made_durable(path: Path) -> str:
     """Sync the file and its directory; the file's SHA-1."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -44,6 +44,9 @@ ROWS_PER_PARTITION = 1_000
 
 # Smaller batches are for information: their cost is HTTP, fsync and commit, whoever writes them.
 INGEST: dict[int, Goal] = {10_000: AtLeast(0.6)}
+# As CSV, Arrow and line protocol, whose floor is Arrow's (that of nobody who reads lines by hand).
+FORMAT_BATCH_ROWS = 100_000
+FORMATS: Goal = AtLeast(0.7)
 WARM_QUERY: Goal = AtMost(1.3, plus_ms=3)
 # Small batches in the catalog beside files, and a thousand of them beside one file.
 INLINE_INGEST: Goal = AtLeast(4)

@@ -19,7 +19,6 @@ import msgspec
 import psutil  # type: ignore[import-untyped]
 
 START_TIMEOUT_S = 60
-_JSON = {"Content-Type": "application/json"}
 
 
 class Client:
@@ -29,16 +28,16 @@ class Client:
         self._port = port
         self._local = threading.local()
 
-    def post(self, path: str, body: bytes) -> bytes:
+    def post(self, path: str, body: bytes, media_type: str = "application/json") -> bytes:
         """The answer's body. Raises RuntimeError for anything but a success."""
         try:
-            response = self._send(path, body)
+            response = self._send(path, body, media_type)
         except (http.client.RemoteDisconnected, ConnectionError):
             # The server closes a connection that was idle for long; a measured loop never is.
             self._connection().close()
-            response = self._send(path, body)
+            response = self._send(path, body, media_type)
         data = response.read()
-        if response.status not in (200, 201, 202):
+        if response.status not in (200, 201, 202, 204):
             raise RuntimeError(f"{path}: {response.status} {data[:500]!r}")
         return data
 
@@ -56,9 +55,9 @@ class Client:
         except OSError:
             return False
 
-    def _send(self, path: str, body: bytes) -> http.client.HTTPResponse:
+    def _send(self, path: str, body: bytes, media_type: str) -> http.client.HTTPResponse:
         connection = self._connection()
-        connection.request("POST", path, body, _JSON)
+        connection.request("POST", path, body, {"Content-Type": media_type})
         return connection.getresponse()
 
     def _connection(self) -> http.client.HTTPConnection:

@@ -15,8 +15,8 @@ from timestore_core.ingest.line_protocol.precision import Precision, times_us
 from timestore_core.ingest.line_protocol.tokens import Group, Numbers, Rows, Shape, Tokens, groups_of, tokens_of
 from timestore_core.model import FieldType
 
-# A group with a line that does not fit is halved until the rest fits; so few lines are scanned one by one.
-_SCANNED_AT_ONCE = 32
+# So few lines of one shape are read as fast one by one. A group with a line that does not fit is halved down to these.
+_SCANNED = 24
 _TRUE = pa.array(["t", "T", "true", "True", "TRUE"])
 _FALSE = pa.array(["f", "F", "false", "False", "FALSE"])
 _BOOLEANS = pa.concat_arrays([_TRUE, _FALSE])
@@ -58,25 +58,18 @@ def plain_pieces(text: bytes, numbers: Lines, precision: Precision, now_us: int)
 def _pieces(
     tokens: Tokens, group: Group, shape: Shape, numbers: Lines, precision: Precision, now_us: int
 ) -> Iterator[PlainPiece | Numbers]:
-    if len(group.lines) <= _SCANNED_AT_ONCE and _differs(tokens, group, shape):
+    if len(group.lines) <= _SCANNED:
         yield group.lines
         return
     try:
         yield PlainPiece(shape.measurement, _piece(tokens, group, shape, numbers, precision, now_us))
     except (_UnfitError, pa.ArrowInvalid):
-        if len(group.lines) <= _SCANNED_AT_ONCE:
-            yield group.lines
-            return
         for part in _parts(tokens, group, shape):
             yield from _pieces(tokens, part, shape, numbers, precision, now_us)
 
 
 def _kinds(tokens: Tokens, group: Group, place: int) -> npt.NDArray[np.uint8]:
     return _KIND_CODES[tokens.last_bytes(group.rows, place)]
-
-
-def _differs(tokens: Tokens, group: Group, shape: Shape) -> bool:
-    return any(len(np.unique(_kinds(tokens, group, place))) > 1 for _, place in shape.fields)
 
 
 def _parts(tokens: Tokens, group: Group, shape: Shape) -> list[Group]:
