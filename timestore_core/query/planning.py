@@ -15,7 +15,7 @@ from timestore_core.model import ColumnStatistics, Partition, Schema, TimeRange
 from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.located import Located, located
 from timestore_core.query.plan import PlannedPartition, QueryPlan, column_scales, resolve
-from timestore_core.query.pruning import overlapping, select_partitions
+from timestore_core.query.pruning import overlapping, partition_count, select_partitions
 from timestore_core.query.request import QueryRequest
 from timestore_core.query.shortcuts import constants, without_older
 from timestore_core.query.zones import UTC_ZONE, Zone, zone_over
@@ -45,10 +45,10 @@ def planned(
     chosen, ruled_out = list(selection.chosen), dict(selection.ruled_out)
     known = constants(request, resolved, head.schema, chosen) if dedupe is None else None
     if known is not None:
-        ruled_out["catalog"], chosen = len(chosen), []
+        ruled_out["catalog"], chosen = partition_count(chosen), []
     elif request.latest:
         newest = without_older(request, resolved, chosen)
-        ruled_out["latest"], chosen = len(chosen) - len(newest), list(newest)
+        ruled_out["latest"], chosen = partition_count(chosen) - partition_count(newest), list(newest)
     unread = {partition.file_format for partition, _ in chosen} - runtime.engine.formats
     if unread:
         raise InvalidRequest(f"the query engine reads no partitions of format {', '.join(sorted(unread))}")

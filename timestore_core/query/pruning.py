@@ -37,16 +37,25 @@ def select_partitions(
         known = partition.statistics.get(request.timestamp_column)
         reason = _reason(partition, known, request, conditions, dedupe)
         if reason is not None:
-            ruled_out[reason] += 1
+            ruled_out[reason] += _count(partition)
         else:
             chosen.append((partition, known is not None and _inside(known, request.time_range)))
     if request.mode == "raw" and request.limit is not None and not conditions and dedupe is None:
         wanted = request.limit + 1 + (request.position.skip if request.position else 0)
         enough = _first_enough(chosen, request.timestamp_column, wanted, descending=request.descending)
         if len(enough) < len(chosen):
-            ruled_out["limit"] = len(chosen) - len(enough)
+            ruled_out["limit"] = partition_count(chosen) - partition_count(enough)
         chosen = enough
     return Selection(tuple(chosen), dict(ruled_out))
+
+
+def partition_count(chosen: Iterable[tuple[Partition, bool]]) -> int:
+    """How many partitions these are, those that stand for several counted as such."""
+    return sum(_count(partition) for partition, _ in chosen)
+
+
+def _count(partition: Partition) -> int:
+    return len(partition.members) or 1
 
 
 def _reason(
