@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -292,9 +293,24 @@ def small(make_service: Callable[..., Service]) -> Service:
     ).start()
 
 
+def _views() -> pa.Array:
+    """As much text, in twenty thousand views of the same forty thousand bytes."""
+    lengths = np.zeros((20_000, 4), np.int32)
+    lengths[:, 0] = 30_000
+    lengths[:, 1] = int.from_bytes(b"xxxx", "little")
+    return pa.Array.from_buffers(
+        pa.string_view(), 20_000, [None, pa.py_buffer(lengths.tobytes()), pa.py_buffer(b"x" * 30_000)]
+    )
+
+
 def _dictionary() -> pa.Array:
     """Six hundred megabytes of text in fifty kilobytes."""
     return pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int8()), pa.array(["x" * 30_000]))
+
+
+def _part() -> pa.Array:
+    """Two hundred kilobytes, of which three are too many together."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * 700, pa.int8()), pa.array(["x" * 300]))
 
 
 BOMBS: Mapping[str, tuple[str, Callable[[], bytes], int]] = {
@@ -312,6 +328,8 @@ BOMBS: Mapping[str, tuple[str, Callable[[], bytes], int]] = {
         lambda: as_arrow(table(a=_dictionary())),
         413,
     ),
+    "views of one text": (ARROW, lambda: as_arrow(table(a=_views()), pa.ipc.IpcWriteOptions(compression="zstd")), 413),
+    "many dictionaries": (ARROW, lambda: as_arrow(table(a=_part(), b=_part(), c=_part())), 413),
     "rows of Parquet": (PARQUET, lambda: as_parquet(table(a=pa.array([1] * 60_000))), 400),
     "a Parquet page": (PARQUET, lambda: as_parquet(table(a=pa.array(["x" * 10_000_000])), compression="zstd"), 413),
     "a Parquet dictionary": (PARQUET, lambda: as_parquet(table(a=_dictionary())), 413),

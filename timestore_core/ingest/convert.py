@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,10 +33,12 @@ def field_columns(
     problems: list[Problem] = []
     fields: list[Field] = []
     columns = []
+    if sum(map(_shared_bytes, table.columns)) > max_bytes:
+        raise too_large("the text of all rows", max_bytes)
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
-            column = _without_dictionary(column, name, max_bytes)
-            natural = natural_type(column.type)
+            natural = natural_type(_value_type(column.type))
+            column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
         except _NoField as refused:
             problems.append(Problem(f"rows[*].{name}"[:300], str(refused)))
             continue
@@ -58,7 +62,7 @@ def natural_type(type_: pa.DataType) -> FieldType | None:
         return None
     if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
         return "timestamp"
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+    if _is_text(type_):
         return "string"
     if pa.types.is_floating(type_):
         return "double"
@@ -76,20 +80,38 @@ class _NoField(Exception):
     pass
 
 
-def _without_dictionary(column: pa.ChunkedArray, name: str, max_bytes: int) -> pa.ChunkedArray:
-    """The values that a dictionary stands for, once it is known how much room they take."""
-    if not pa.types.is_dictionary(column.type):
-        return column
-    values = column.type.value_type
-    natural_type(values)
-    if pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values):
-        total = 0
-        for chunk in column.chunks:
-            lengths = pc.binary_length(chunk.dictionary.cast(pa.large_string()))
-            total += pc.sum(lengths.cast(pa.int64()).take(chunk.indices)).as_py() or 0
-        if total > max_bytes:
-            raise too_large(f"the column {name[:80]!r}", max_bytes)
-    return column.cast(values)
+def _value_type(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def _shared_bytes(column: pa.ChunkedArray) -> int:
+    """The bytes of texts that may stand for many rows at once, as if each row had its own."""
+    total = 0
+    for chunk in column.chunks:
+        if pa.types.is_dictionary(chunk.type) and _is_text(chunk.type.value_type):
+            total += int(_lengths(chunk.dictionary)[_indices(chunk)].sum())
+        elif pa.types.is_string_view(chunk.type):
+            total += int(_lengths(chunk).sum())
+    return total
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+
+
+def _lengths(texts: pa.Array) -> npt.NDArray[np.int64]:
+    """The bytes of each of the texts, or any number where there is NULL."""
+    if pa.types.is_string_view(texts.type):
+        # Each view is sixteen bytes and begins with the length.
+        views = np.frombuffer(texts.buffers()[1], np.int32)[::4]
+        return views[texts.offset : texts.offset + len(texts)].astype(np.int64)
+    lengths: npt.NDArray[np.int64] = pc.fill_null(pc.binary_length(texts).cast(pa.int64()), 0).to_numpy()
+    return lengths
+
+
+def _indices(chunk: pa.DictionaryArray) -> npt.NDArray[np.int64]:
+    indices: npt.NDArray[np.int64] = pc.drop_null(chunk.indices).cast(pa.int64()).to_numpy()
+    return indices
 
 
 def too_large(what: str, max_bytes: int) -> TooLarge:
