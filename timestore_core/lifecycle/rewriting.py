@@ -27,13 +27,22 @@ from timestore_core.partitions.located import located
 from timestore_core.partitions.stored import Place, StoredPartition, store_partition
 from timestore_core.query.dedupe_sql import distinct_count_sql, unreplaced_sql
 from timestore_core.query.pruning import overlapping
-from timestore_core.query.rows_sql import StoredRows, distinct_sql, every_value_sql, gathered_sql, marked_rows_sql
+from timestore_core.query.rows_sql import (
+    StoredRows,
+    distinct_sql,
+    every_value_sql,
+    gathered_sql,
+    marked_rows_sql,
+    prefixes_sql,
+)
 from timestore_core.runtime import Runtime
 
 # A series' rows stand together; a question about one of them reads few of these.
 ROW_GROUP_ROWS = 40_960
 # A string column names the series where each of its values has this many rows or more.
 _ROWS_PER_SERIES = 8
+# What is counted about is off by a few in a hundred.
+_MORE = 1.2
 
 
 class RewriteError(TimestoreError):
@@ -255,19 +264,33 @@ def _inspected(cursor: duckdb.DuckDBPyConnection, runtime: Runtime, asked: Rewri
 
 
 def _order(cursor: duckdb.DuckDBPyConnection, rows: str, asked: Rewrite) -> list[str]:
-    """By series, those with the fewest values first, then by time."""
+    """By series, then by time: what tells the most series apart first, since questions name that, and what it leaves
+    to be told after it. Columns that follow from those before them (a host's region) are no part of the order.
+    """
     total = sum(one.row_count for one in asked.sources)
     texts = [field.name for field in asked.schema.fields if field.type == "string"]
     times = [field.name for field in asked.schema.fields if field.type == "timestamp"]
-    series: list[tuple[int, str]] = []
+    series: list[str] = []
     if texts:
         counts = cursor.execute(distinct_sql(rows, texts)).fetchone()
         assert counts is not None
-        series = sorted(
-            (count, name) for count, name in zip(counts, texts, strict=True) if count * _ROWS_PER_SERIES <= total
-        )
+        few = [(count, name) for count, name in zip(counts, texts, strict=True) if count * _ROWS_PER_SERIES <= total]
+        series = _telling(cursor, rows, [name for _, name in sorted(few, reverse=True)])
     times.sort(key=lambda name: name != "timestamp")
-    return [*(name for _, name in series), *times[:1]]
+    return [*series, *times[:1]]
+
+
+def _telling(cursor: duckdb.DuckDBPyConnection, rows: str, names: list[str]) -> list[str]:
+    """Those of the columns that tell more rows apart than the ones before them do."""
+    if len(names) < 2:
+        return names
+    counts = cursor.execute(prefixes_sql(rows, names)).fetchone()
+    assert counts is not None
+    told, kept = 0, list[str]()
+    for name, count in zip(names, counts, strict=True):
+        if count > told * _MORE:
+            told, kept = count, [*kept, name]
+    return kept
 
 
 def _check(asked: Rewrite, written: WrittenFile, expected: int) -> None:

@@ -111,9 +111,9 @@ class _Statements:
     cursor: duckdb.DuckDBPyConnection
     watched: Watched
 
-    def batches(self, sql: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
         """The statement's rows, read as they are wanted."""
-        yield from _streamed(self.cursor.execute(sql, dict(parameters)).to_arrow_reader(_BATCH_ROWS))
+        yield from _streamed(self.cursor.execute(sql).to_arrow_reader(_BATCH_ROWS))
 
 
 class LocalEngine:
@@ -224,7 +224,7 @@ class LocalEngine:
             with ExitStack() as pinned:
                 relations = self._attach(on.instance, plan, fragment, pinned)
                 sql = histogram_sql(whole, union_sql(whole, fragment, relations), range_, width_us)
-                found.update(dict(on.cursor.execute(sql, _bounds(whole, fragment)).fetchall()))
+                found.update(dict(on.cursor.execute(sql).fetchall()))
         return found
 
     def _fragments(self, plan: QueryPlan) -> list[tuple[PlannedPartition, ...]]:
@@ -245,7 +245,7 @@ class LocalEngine:
             if len(fragments) == 1:
                 relations = self._attach(on.instance, plan, fragments[0], pinned)
                 inner = undivided_sql(plan, fragments[0], relations, self._functions)
-                yield from on.batches(render(plan.output, inner), _bounds(plan, fragments[0]))
+                yield from on.batches(render(plan.output, inner))
                 self._drop_gathered(on, fragments[0])
                 return
         partials = []
@@ -254,10 +254,10 @@ class LocalEngine:
                 relations = self._attach(on.instance, plan, fragment, pinned)
                 sql = partial_sql(plan, fragment, relations, self._functions)
                 name = quote_identifier(f"partial-{number}")
-                on.cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}", _bounds(plan, fragment))
+                on.cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}")
                 partials.append(name)
         inner = merge_sql(plan, partials, self._functions)
-        yield from on.batches(render(plan.output, inner), {})
+        yield from on.batches(render(plan.output, inner))
         for name in partials:
             on.cursor.execute(f"DROP TABLE {name}")
         self._drop_gathered(on, fragments[0])
@@ -273,7 +273,7 @@ class LocalEngine:
                 relations = self._attach(on.instance, plan, some, pinned)
                 name = f"gathered-{number}"
                 sql = gathered_rows_sql(plan, some, relations)
-                on.cursor.execute(f"CREATE TEMP TABLE {quote_identifier(name)} AS {sql}", _bounds(plan, some))
+                on.cursor.execute(f"CREATE TEMP TABLE {quote_identifier(name)} AS {sql}")
             schema = Schema(needed_fields(plan))
             gathered.append(
                 replace(
@@ -372,13 +372,6 @@ def _size(location: str) -> int | None:
         return Path(location).stat().st_size
     except OSError:
         return None
-
-
-def _bounds(plan: QueryPlan, partitions: Sequence[PlannedPartition]) -> dict[str, int]:
-    """The statement's parameters: none where every file is wholly in range, since then it names none."""
-    if all(partition.within_range for partition in partitions):
-        return {}
-    return {"start": plan.time_range.start_us, "end": plan.time_range.end_us}
 
 
 def _streamed(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:

@@ -57,6 +57,13 @@ def distinct_sql(rows: str, columns: Sequence[str]) -> str:
     return f"SELECT {counted} FROM ({rows})"
 
 
+def prefixes_sql(rows: str, columns: Sequence[str]) -> str:
+    """About how many values the first column has, how many pairs the first two, and so on, as one row."""
+    quoted = [quote_identifier(name) for name in columns]
+    counted = ", ".join(f"approx_count_distinct(hash({', '.join(quoted[: n + 1])}))" for n in range(len(quoted)))
+    return f"SELECT {counted} FROM ({rows})"
+
+
 def outside_range_sql(time_column: str, start_us: int, end_us: int) -> str:
     """The rows whose time is not in the range, both ends inclusive; those without a time are in none."""
     time = quote_identifier(time_column)

@@ -1,7 +1,8 @@
 """DuckDB's SQL of a plan: undivided, or as partial results of fragments and their merge.
 
-Names reach it through one quoting function, values as the parameters $start and $end; everything else is a
-number or a word of our own. Aggregations bring their SQL and how it combines.
+Names reach it through one quoting function, texts through another; everything else is a number or a word of our own.
+Times are written as the integers that they are: with any parameter DuckDB's Python client looks for pandas four times a
+statement, which takes longer than a small answer. Aggregations bring their SQL and how it combines.
 
 The same rows give the same answer, to the last digit, in whatever order and files they lie: rows are put into a total
 order, doubles are added up exactly where an aggregation can, and zero is written without a sign.
@@ -22,9 +23,6 @@ from timestore_core.query.dedupe_sql import NUMBER_COLUMN, last_rows_sql
 from timestore_core.query.fill import filled_sql
 from timestore_core.query.filters import Condition, condition_sql, literal
 from timestore_core.query.plan import Constant, PlannedPartition, QueryPlan
-
-START = "make_timestamp($start)"
-END = "make_timestamp($end)"
 
 Relations = Mapping[str, str]
 Functions = Mapping[str, Aggregation]
@@ -137,11 +135,27 @@ def _raw_sql(plan: QueryPlan, rows: str, names: str, *, skip: bool = True) -> st
     order = _total_order(plan)
     if plan.latest:
         groups = [quote_identifier(field.name) for field in plan.groups or ()]
-        by = f"PARTITION BY {', '.join(groups)} " if groups else ""
-        rows = f"SELECT * FROM ({rows}) QUALIFY row_number() OVER ({by}ORDER BY {order}) = 1"
+        rows = _newest_sql(plan, rows, groups, order)
         if groups:
             order = ", ".join(groups)
     return f"SELECT {names} FROM ({rows}) ORDER BY {order}{_page(limit, offset)}"
+
+
+def _newest_sql(plan: QueryPlan, rows: str, groups: Sequence[str], order: str) -> str:
+    """Each group's newest row. Its time is found first: few rows are left to be put in order, and to be read whole."""
+    time = quote_identifier(plan.timestamp_column)
+    by = f"PARTITION BY {', '.join(groups)} " if groups else ""
+    first, source = "", f"({rows})"
+    if plan.dedupe is not None:
+        # Finding out which rows were written last costs more than keeping them.
+        first, source = f"WITH written AS MATERIALIZED ({rows}) ", "written"
+    columns, grouped = "".join(f"{one}, " for one in groups), f" GROUP BY {', '.join(groups)}" if groups else ""
+    same = "".join(f" AND stored.{one} IS NOT DISTINCT FROM newest.{one}" for one in groups)
+    times = f"SELECT {columns}max({time}) AS last_time FROM {source}{grouped}"
+    candidates = (
+        f"SELECT stored.* FROM {source} AS stored JOIN ({times}) AS newest ON stored.{time} = newest.last_time{same}"
+    )
+    return f"{first}SELECT * FROM ({candidates}) QUALIFY row_number() OVER ({by}ORDER BY {order}) = 1"
 
 
 def _page(limit: int, offset: int) -> str:
@@ -245,7 +259,7 @@ def gathered_rows_sql(plan: QueryPlan, partitions: Sequence[PlannedPartition], r
         columns = ", ".join(_read_as(field, stored.type_of(field.name)) for field in fields)
         held = [_held(condition, one) for condition in before]
         if _is_of_key(plan, plan.timestamp_column) and not one.within_range:
-            held.insert(0, f"{quote_identifier(plan.timestamp_column)} BETWEEN {START} AND {END}")
+            held.insert(0, _in_range(plan))
         where = f" WHERE {' AND '.join(held)}" if held else ""
         branches.append(f"SELECT {columns} FROM {relations[one.id]}{where}")
     return " UNION ALL ".join(branches)
@@ -260,7 +274,7 @@ def _last_rows_sql(
     last = last_rows_sql(rows, plan.dedupe, [field.name for field in needed_fields(plan)])
     held = [condition_sql(one) for one in plan.conditions if not _is_of_key(plan, one.column)]
     if not _is_of_key(plan, plan.timestamp_column) and not all(one.within_range for one in partitions):
-        held.insert(0, f"{quote_identifier(plan.timestamp_column)} BETWEEN {START} AND {END}")
+        held.insert(0, _in_range(plan))
     where = f" WHERE {' AND '.join(held)}" if held else ""
     names = ", ".join(quote_identifier(field.name) for field in wanted)
     return f"SELECT {names} FROM ({last}){where}"
@@ -279,11 +293,15 @@ def _is_of_key(plan: QueryPlan, column: str) -> bool:
 
 def _branch(plan: QueryPlan, partition: PlannedPartition, relation: str, wanted: Sequence[Field]) -> str:
     columns = ", ".join(_read_as(field, partition.schema.type_of(field.name)) for field in wanted)
-    time = quote_identifier(plan.timestamp_column)
-    held = [] if partition.within_range else [f"{time} BETWEEN {START} AND {END}"]
+    held = [] if partition.within_range else [_in_range(plan)]
     held += [_held(condition, partition) for condition in plan.conditions]
     where = f" WHERE {' AND '.join(held)}" if held else ""
     return f"SELECT {columns} FROM {relation}{where}"
+
+
+def _in_range(plan: QueryPlan) -> str:
+    time, wanted = quote_identifier(plan.timestamp_column), plan.time_range
+    return f"{time} BETWEEN make_timestamp({wanted.start_us:d}) AND make_timestamp({wanted.end_us:d})"
 
 
 def _held(condition: Condition, partition: PlannedPartition) -> str:
