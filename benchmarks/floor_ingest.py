@@ -40,6 +40,8 @@ INSERT INTO floor.partitions (id, dataset_id, manifest_id, partition_key, file_p
     start_time, end_time, checksum)
 VALUES (%s, 'floor', %s, %s, %s, %s, %s, %s, %s, %s)
 """
+# From so many rows on DuckDB's own size of a block is faster than a small one, below it is mostly empty.
+_LARGE_ROWS = 50_000
 _CREATE = "CREATE TABLE {0}.records AS SELECT timestamp::TIMESTAMP AS timestamp, * EXCLUDE timestamp FROM batch"
 
 
@@ -89,9 +91,10 @@ class FloorIngest:
 
     def _write(self, path: Path, columns: pa.Table) -> None:
         alias = f'"{path.stem}"'
+        block_bytes = 16_384 if columns.num_rows < _LARGE_ROWS else 262_144
         with self._duckdb.cursor() as cursor:
             cursor.register("batch", columns)
-            cursor.execute(f"ATTACH '{path}' AS {alias} (BLOCK_SIZE 16384)")
+            cursor.execute(f"ATTACH '{path}' AS {alias} (BLOCK_SIZE {block_bytes})")
             cursor.execute(_CREATE.format(alias))
             cursor.execute(f"CHECKPOINT {alias}")
             cursor.execute(f"DETACH {alias}")
