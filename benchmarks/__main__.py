@@ -6,7 +6,9 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +27,8 @@ from benchmarks.queries import json_case, load, query_cases, sizes
 from benchmarks.queue import queue_cases
 from benchmarks.remote import remote_cases
 from benchmarks.report import print_table, write_json
-from benchmarks.service import running
+from benchmarks.service import Service, running
+from benchmarks.tsbs import tsbs_cases
 
 _MAX_WORKERS = 4
 
@@ -36,19 +39,25 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer rounds, and at most 100 partitions.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file too.")] = None,
-    only: Annotated[str, typer.Option(help="ingest, inline, query, queue, compaction, remote or all.")] = "all",
+    only: Annotated[
+        str, typer.Option(help="inline, ingest, formats, query, tsbs, queue, compaction, remote or all.")
+    ] = "all",
     mebibytes: Annotated[int | None, typer.Option(help="How much is compacted at once; 5120 for 5 GiB.")] = None,
     directory: Annotated[Path | None, typer.Option(help="Where the data goes meanwhile; default: a new one.")] = None,
 ) -> None:
     """Measure ingest, queries and memory against the same work done by hand."""
+    if only not in (*_PARTS, "all"):
+        raise typer.BadParameter(f"{only!r} is not one of {', '.join(_PARTS)}, all", param_hint="--only")
     home = Path(tempfile.mkdtemp(prefix="timestore-bench-", dir=directory))
     results = []
     progress = Console(stderr=True)
     try:
         with embedded_postgres(home / "postgres") as url:
-            for result in _measure(url, home, only, quick=quick, mebibytes=mebibytes):
-                progress.print(f"[dim]{result.case}: {result.measured:,.1f} {result.unit}[/]")
-                results.append(result)
+            bench = _Bench(url, home, min(_MAX_WORKERS, _cores()), bare_rss_bytes(), quick, mebibytes)
+            for part in _PARTS if only == "all" else [only]:
+                for result in _PARTS[part](bench):
+                    progress.print(f"[dim]{result.case}: {result.measured:,.1f} {result.unit}[/]")
+                    results.append(result)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     print_table(results)
@@ -56,44 +65,63 @@ def main(
         write_json(json, _machine(quick=quick), results)
 
 
-def _measure(url: str, home: Path, only: str, *, quick: bool, mebibytes: int | None) -> Iterator[Result]:
-    root, log, workers, bare = home / "storage", home / "service.log", min(_MAX_WORKERS, _cores()), bare_rss_bytes()
-    if only == "compaction":
-        yield from compaction_cases(url, home, quick=quick, mebibytes=mebibytes)
-        return
-    if only in ("inline", "all"):
-        with running(url, root, log, workers=1) as service:
-            yield from inline_queries(service, quick=quick)
-        with running(url, root, log, workers) as service:
-            yield from inline_ingest(service, quick=quick)
-    if only == "inline":
-        return
-    if only == "remote":
-        yield from remote_cases(url, home / "remote", quick=quick)
-        return
-    if only == "queue":
-        yield from queue_cases(url, home, workers, quick=quick)
-        return
-    with running(url, root, log, workers) as service:
-        yield from memory_cases(service, "idle", bare)
-        if only != "query":
-            yield from ingest_cases(service, url, home / "floor", workers, quick=quick)
-            yield from format_cases(service, url, home / "formats", quick=quick)
-            yield from memory_cases(service, "after the ingest", bare)
-        if only == "ingest":
-            return
-        load(service.client, quick=quick)
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Where everything is measured, and how much of it."""
+
+    url: str
+    home: Path
+    workers: int
+    bare_bytes: int
+    quick: bool
+    mebibytes: int | None
+
+    def running(self, workers: int) -> AbstractContextManager[Service]:
+        return running(self.url, self.home / "storage", self.home / "service.log", workers)
+
+
+def _inline(bench: _Bench) -> Iterator[Result]:
+    with bench.running(1) as service:
+        yield from inline_queries(service, quick=bench.quick)
+    with bench.running(bench.workers) as service:
+        yield from inline_ingest(service, quick=bench.quick)
+
+
+def _ingest(bench: _Bench) -> Iterator[Result]:
+    with bench.running(bench.workers) as service:
+        yield from memory_cases(service, "idle", bench.bare_bytes)
+        yield from ingest_cases(service, bench.url, bench.home / "floor", bench.workers, quick=bench.quick)
+        yield from memory_cases(service, "after the ingest", bench.bare_bytes)
+
+
+def _formats(bench: _Bench) -> Iterator[Result]:
+    with bench.running(bench.workers) as service:
+        yield from format_cases(service, bench.url, bench.home / "formats", bench.workers, quick=bench.quick)
+
+
+def _query(bench: _Bench) -> Iterator[Result]:
+    with bench.running(bench.workers) as service:
+        load(service.client, quick=bench.quick)
     # Queries meet one worker: with more of them each would have to attach the files, and "warm" would be a mixture.
-    for partitions in sizes(quick=quick):
-        with running(url, root, log, workers=1) as service:
-            yield from query_cases(service, root, partitions, quick=quick)
-            if partitions == sizes(quick=quick)[-1]:
-                yield json_case(service, root, quick=quick)
-                yield from memory_cases(service, f"after queries over {partitions:,} partitions", bare)
-    if only == "all":
-        yield from queue_cases(url, home, workers, quick=quick)
-        yield from compaction_cases(url, home, quick=quick, mebibytes=mebibytes)
-        yield from remote_cases(url, home / "remote", quick=quick)
+    for partitions in sizes(quick=bench.quick):
+        with bench.running(1) as service:
+            yield from query_cases(service, bench.home / "storage", partitions, quick=bench.quick)
+            if partitions == sizes(quick=bench.quick)[-1]:
+                yield json_case(service, bench.home / "storage", quick=bench.quick)
+                yield from memory_cases(service, f"after queries over {partitions:,} partitions", bench.bare_bytes)
+
+
+# What `--only` names, in the order in which everything is measured.
+_PARTS: Mapping[str, Callable[[_Bench], Iterator[Result]]] = {
+    "inline": _inline,
+    "ingest": _ingest,
+    "formats": _formats,
+    "query": _query,
+    "tsbs": lambda bench: tsbs_cases(bench.url, bench.home / "tsbs", bench.workers, quick=bench.quick),
+    "queue": lambda bench: queue_cases(bench.url, bench.home, bench.workers, quick=bench.quick),
+    "compaction": lambda bench: compaction_cases(bench.url, bench.home, quick=bench.quick, mebibytes=bench.mebibytes),
+    "remote": lambda bench: remote_cases(bench.url, bench.home / "remote", quick=bench.quick),
+}
 
 
 def _cores() -> int:

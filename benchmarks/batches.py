@@ -1,10 +1,13 @@
-"""The measured data: six columns, one row a second, made from a fixed seed."""
+"""The measured data: six columns made from a fixed seed, as JSON a row a second of one host, as columns of many."""
 
 from __future__ import annotations
 
 import json
 import random
 from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
 
 FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 FIELDS = {
@@ -37,6 +40,23 @@ def ingest_body(rows: int, *, host: int = 0, hosts: int = 1) -> bytes:
         ],
     }
     return json.dumps(body, separators=(",", ":")).encode()
+
+
+def ingest_table(rows: int, *, hosts: int = 100) -> pa.Table:
+    """A batch as columns: at each second a row of each host."""
+    source = np.random.default_rng(0)
+    names = pa.array([f"host-{number:04}" for number in range(hosts)])
+    micros = (np.arange(rows, dtype=np.int64) // hosts + int(FIRST.timestamp())) * 1_000_000
+    return pa.table(
+        {
+            "timestamp": pa.array(micros, pa.timestamp("us", tz="UTC")),
+            "host": names.take(pa.array(np.arange(rows) % hosts)),
+            "temperature_c": np.round(source.uniform(-10, 40, rows), 2),
+            "humidity": np.round(source.uniform(0, 100, rows), 3),
+            "requests": source.integers(0, 100_000, rows),
+            "ok": pa.array(source.random(rows) < 0.9),
+        }
+    )
 
 
 def _text(time: datetime) -> str:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import duckdb
-import msgspec
 import psycopg
 import pyarrow as pa
+import pyarrow.parquet as pq
 from psycopg.types.json import Jsonb
+
+from benchmarks.floor_decode import DECODERS, INTO_PARQUET
 
 TABLES = """
 CREATE SCHEMA IF NOT EXISTS floor;
@@ -40,41 +40,19 @@ INSERT INTO floor.partitions (id, dataset_id, manifest_id, partition_key, file_p
     start_time, end_time, checksum)
 VALUES (%s, 'floor', %s, %s, %s, %s, %s, %s, %s, %s)
 """
+# From so many rows on DuckDB's own size of a block is faster than a small one, below it is mostly empty.
+_LARGE_ROWS = 50_000
 _CREATE = "CREATE TABLE {0}.records AS SELECT timestamp::TIMESTAMP AS timestamp, * EXCLUDE timestamp FROM batch"
-
-
-class _Row(msgspec.Struct, gc=False):
-    timestamp: str
-    host: str
-    temperature_c: float
-    humidity: float
-    requests: int
-    ok: bool
-
-
-class _Range(msgspec.Struct):
-    start: str
-    end: str
-
-
-class _Partition(msgspec.Struct, rename="camel"):
-    key: dict[str, str]
-    time_range: _Range
-
-
-class _Batch(msgspec.Struct):
-    schema: dict[str, list[dict[str, str]]]
-    partition: _Partition
-    rows: list[_Row]
 
 
 class FloorIngest:
     """One process's means: a DuckDB to write with, and a connection to PostgreSQL for each thread."""
 
-    def __init__(self, database_url: str, directory: Path) -> None:
+    def __init__(self, database_url: str, directory: Path, form: str = "JSON") -> None:
         self._directory = directory
         self._database_url = database_url
-        self._decoder = msgspec.json.Decoder(_Batch)
+        self._decode = DECODERS[form]
+        self._parquet = form in INTO_PARQUET
         self._duckdb = duckdb.connect()
         # One thread and no log before the checkpoint: the fastest of the settings tried for these sizes.
         for setting in ("TimeZone = 'UTC'", "threads = 1", "checkpoint_threshold = '0B'"):
@@ -85,20 +63,38 @@ class FloorIngest:
 
     def ingest(self, connection: psycopg.Connection, body: bytes) -> None:
         """Decode, write, make durable, publish."""
-        batch = self._decoder.decode(body)
-        columns = _columns(batch.rows)
+        batch = self._decode(body)
         identity = str(uuid4())
-        path = self._directory / f"{identity}.duckdb"
-        self._write(path, columns)
-        checksum = made_durable(path)
-        time_range = (batch.partition.time_range.start, batch.partition.time_range.end)
-        keep(connection, identity, path, columns.num_rows, batch.schema, time_range, checksum, batch.partition.key)
+        path = self._directory / f"{identity}.{'parquet' if self._parquet else 'duckdb'}"
+        if self._parquet:
+            pq.write_table(batch.columns, path, compression="zstd")
+        else:
+            self._write(path, batch.columns)
+        checksum = _made_durable(path)
+        manifest = f"dm-{identity}"
+        with connection.transaction():
+            connection.execute(_MANIFEST, [manifest, Jsonb(batch.schema), batch.columns.num_rows])
+            connection.execute(
+                _PARTITION,
+                [
+                    f"part-{identity}",
+                    manifest,
+                    Jsonb(batch.key),
+                    path.name,
+                    path.stat().st_size,
+                    batch.columns.num_rows,
+                    batch.start,
+                    batch.end,
+                    checksum,
+                ],
+            )
 
     def _write(self, path: Path, columns: pa.Table) -> None:
         alias = f'"{path.stem}"'
+        block_bytes = 16_384 if columns.num_rows < _LARGE_ROWS else 262_144
         with self._duckdb.cursor() as cursor:
             cursor.register("batch", columns)
-            cursor.execute(f"ATTACH '{path}' AS {alias} (BLOCK_SIZE 16384)")
+            cursor.execute(f"ATTACH '{path}' AS {alias} (BLOCK_SIZE {block_bytes})")
             cursor.execute(_CREATE.format(alias))
             cursor.execute(f"CHECKPOINT {alias}")
             cursor.execute(f"DETACH {alias}")
@@ -107,11 +103,11 @@ class FloorIngest:
 class FloorPool:
     """The floor with several clients: as many processes as the service has workers, the clients' threads in them."""
 
-    def __init__(self, database_url: str, directory: Path, processes: int, clients: int) -> None:
+    def __init__(self, database_url: str, directory: Path, processes: int, clients: int, form: str = "JSON") -> None:
         self._processes = processes
         self._threads = clients // processes
         self._pool = ProcessPoolExecutor(
-            processes, get_context("spawn"), _start, (database_url, directory, self._threads)
+            processes, get_context("spawn"), _start, (database_url, directory, self._threads, form)
         )
 
     def run(self, body: bytes, batches: int) -> None:
@@ -130,9 +126,9 @@ _threads: ThreadPoolExecutor
 _connections: list[psycopg.Connection]
 
 
-def _start(database_url: str, directory: Path, threads: int) -> None:
+def _start(database_url: str, directory: Path, threads: int, form: str) -> None:
     global _floor, _threads, _connections
-    _floor = FloorIngest(database_url, directory)
+    _floor = FloorIngest(database_url, directory, form)
     _threads = ThreadPoolExecutor(threads)
     _connections = [_floor.connect() for _ in range(threads)]
 
@@ -145,39 +141,7 @@ def _ingest_share(body: bytes, batches: int) -> None:
     list(_threads.map(work, _connections))
 
 
-def _columns(rows: list[_Row]) -> pa.Table:
-    times = pa.array([row.timestamp for row in rows], pa.string())
-    return pa.table(
-        {
-            "timestamp": times.cast(pa.timestamp("us", tz="UTC")),
-            "host": pa.array([row.host for row in rows], pa.string()),
-            "temperature_c": pa.array([row.temperature_c for row in rows], pa.float64()),
-            "humidity": pa.array([row.humidity for row in rows], pa.float64()),
-            "requests": pa.array([row.requests for row in rows], pa.int64()),
-            "ok": pa.array([row.ok for row in rows], pa.bool_()),
-        }
-    )
-
-
-def keep(
-    connection: psycopg.Connection,
-    identity: str,
-    path: Path,
-    rows: int,
-    schema: Mapping[str, Any],
-    time_range: tuple[Any, Any],
-    checksum: str,
-    key: Mapping[str, str] | None = None,
-) -> None:
-    """Name the file in one transaction."""
-    manifest = f"dm-{identity}"
-    partition = [f"part-{identity}", manifest, Jsonb(key or {}), path.name, path.stat().st_size, rows]
-    with connection.transaction():
-        connection.execute(_MANIFEST, [manifest, Jsonb(schema), rows])
-        connection.execute(_PARTITION, [*partition, *time_range, checksum])
-
-
-def made_durable(path: Path) -> str:
+def _made_durable(path: Path) -> str:
     """Sync the file and its directory; the file's SHA-1."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -1,122 +1,88 @@
-"""Large batches as CSV, Arrow and line protocol, over HTTP against the same work by hand in process."""
+"""Large batches in other forms than JSON, over HTTP from several clients, against the same done by hand in process."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
-import duckdb
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
+import pyarrow.csv
 
-from benchmarks.floor_ingest import TABLES, keep, made_durable
-from benchmarks.goals import FORMAT_BATCH_ROWS, FORMATS, Result
-from benchmarks.service import Service
-from benchmarks.timing import alternate, milliseconds
+from benchmarks.batches import ingest_table
+from benchmarks.floor_ingest import TABLES, FloorPool
+from benchmarks.goals import FORMAT_INGEST, Result
+from benchmarks.service import ARROW, Service
+from benchmarks.timing import alternate
 
-_CLIENTS = 4
-_HOSTS = 100
-_FIELDS = 10
-_FIRST_US = 1_704_067_200_000_000
+_ROWS = 100_000
+_CLIENTS = 8
+_CSV, _TEXT = "text/csv", "text/plain"
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One form of a batch: where it goes, and how it is read by hand; the floor of lines is that of Arrow."""
-
-    name: str
-    path: str
-    media_type: str
-    body: bytes
-    read: Callable[[], pa.Table]
-    write_format: str = "duckdb"
-
-
-def format_cases(service: Service, database_url: str, directory: Path, *, quick: bool) -> Iterator[Result]:
-    """Rows per second of each form: one client beside the floor, then several clients."""
+def format_cases(
+    service: Service, database_url: str, directory: Path, workers: int, *, quick: bool
+) -> Iterator[Result]:
+    """Rows per second, for each form."""
     directory.mkdir()
-    rounds = 5 if quick else 20
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(TABLES)
-        for case in _cases():
-            slug = case.path.split("/")[2] if case.path.startswith("/datasets") else ""
-            if slug:
-                made = json.dumps({"slug": slug, "writeFormat": case.write_format}).encode()
-                service.client.post("/admin/datasets", made)
-
-            def measured(case: Case = case) -> None:
-                service.client.post(case.path, case.body, case.media_type)
-
-            pair = alternate(lambda case=case: _by_hand(connection, directory, case), measured, rounds)  # type: ignore[misc]
-            floor, one = (FORMAT_BATCH_ROWS * 1000 / time_ms for time_ms in (pair.floor_ms, pair.measured_ms))
-            yield Result(f"{case.name}, 1 client", "rows/s", floor, one, FORMATS)
-            with ThreadPoolExecutor(_CLIENTS) as threads:
-                batches = _CLIENTS * rounds // 2
-                time_ms = milliseconds(lambda: list(threads.map(lambda _: measured(), range(batches))))  # noqa: B023
-            rate = FORMAT_BATCH_ROWS * batches * 1000 / time_ms
-            yield Result(f"{case.name}, {_CLIENTS} clients", "rows/s", None, rate)
-
-
-def _by_hand(connection: psycopg.Connection, directory: Path, case: Case) -> None:
-    rows = case.read()
-    identity = str(uuid4())
-    path = directory / f"{identity}.{case.write_format}"
-    if case.write_format == "parquet":
-        pq.write_table(rows, path, compression="zstd", row_group_size=FORMAT_BATCH_ROWS)
-    else:
-        with duckdb.connect() as engine:
-            engine.execute("SET threads = 1")
-            engine.execute("SET checkpoint_threshold = '0B'")
-            engine.register("batch", rows)
-            engine.execute(f"ATTACH '{path}' AS file (BLOCK_SIZE 262144)")
-            engine.execute("CREATE TABLE file.records AS SELECT * FROM batch")
-            engine.execute("CHECKPOINT file")
-            engine.execute("DETACH file")
-    ends = pc.min_max(rows.column("timestamp")).as_py()
-    checksum = made_durable(path)
-    keep(connection, identity, path, rows.num_rows, {}, (ends["min"], ends["max"]), checksum)
-
-
-def _cases() -> Iterator[Case]:
-    rows = _rows()
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    arrow, text = sink.getvalue(), io.BytesIO()
-    pa_csv.write_csv(rows, text)
-    csv = text.getvalue()
-    names = rows.column_names[2:]
-    lines = "\n".join(
-        f"cpu,hostname={row['hostname']} {','.join(f'{name}={row[name]}i' for name in names)} {_FIRST_US + index}000"
-        for index, row in enumerate(rows.to_pylist())
-    ).encode()
-    stream = "application/vnd.apache.arrow.stream"
-    yield Case("CSV", "/datasets/bench-csv/ingest", "text/csv", csv, lambda: pa_csv.read_csv(io.BytesIO(csv)))
-    yield Case("Arrow", "/datasets/bench-arrow/ingest", stream, arrow, lambda: _read(arrow))
-    yield Case("Arrow to Parquet", "/datasets/bench-parquet/ingest", stream, arrow, lambda: _read(arrow), "parquet")
-    yield Case("line protocol", "/api/v2/write?bucket=bench", "text/plain", lines, lambda: _read(arrow))
-
-
-def _read(arrow: bytes) -> pa.Table:
-    with pa.ipc.open_stream(arrow) as reader:
-        return reader.read_all()
-
-
-def _rows() -> pa.Table:
-    """Like TSBS's cpu-only: a tag and ten integers."""
-    indices = range(FORMAT_BATCH_ROWS)
-    columns = {
-        "timestamp": pa.array([_FIRST_US + index for index in indices], pa.timestamp("us")),
-        "hostname": pa.array([f"host_{index % _HOSTS}" for index in indices]),
+    table = ingest_table(_ROWS)
+    arrow = _arrow(table)
+    forms = {
+        "CSV": (_dataset(service, "bench-csv", "duckdb"), _csv(table), _CSV),
+        "Arrow": (_dataset(service, "bench-arrow", "duckdb"), arrow, ARROW),
+        "Arrow into Parquet": (_dataset(service, "bench-parquet", "parquet"), arrow, ARROW),
+        "line protocol": ("/api/v2/write?bucket=bench&precision=ns", _lines(table), _TEXT),
     }
-    for field in range(_FIELDS):
-        columns[f"usage_{field}"] = pa.array([index * (field + 7) % 101 for index in indices], pa.int64())
-    return pa.table(columns)
+    for form, (path, body, content_type) in forms.items():
+        by_hand = FloorPool(database_url, directory, workers, _CLIENTS, form)
+
+        def send(_: int, path: str = path, body: bytes = body, content_type: str = content_type) -> None:
+            service.client.post(path, body, content_type)
+
+        with ThreadPoolExecutor(_CLIENTS) as threads:
+            try:
+                pair = alternate(
+                    lambda by_hand=by_hand, body=body: by_hand.run(body, _CLIENTS),
+                    lambda threads=threads, send=send: list(threads.map(send, range(_CLIENTS))),
+                    3 if quick else 9,
+                    warm_up=1,
+                )
+            finally:
+                by_hand.close()
+        rates = [_CLIENTS * _ROWS * 1000 / taken_ms for taken_ms in (pair.floor_ms, pair.measured_ms)]
+        yield Result(f"ingest {_ROWS:,} rows, {_CLIENTS} clients, {form}", "rows/s", *rates, FORMAT_INGEST[form])
+
+
+def _dataset(service: Service, slug: str, write_format: str) -> str:
+    """A new dataset's route for batches."""
+    service.client.post("/admin/datasets", json.dumps({"slug": slug, "writeFormat": write_format}).encode())
+    return f"/datasets/{slug}/ingest"
+
+
+def _arrow(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+def _csv(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(table, sink)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+def _lines(table: pa.Table) -> bytes:
+    """One tag, four fields of three types, and nanoseconds."""
+    columns = table.set_column(0, "timestamp", table["timestamp"].cast(pa.int64())).to_pydict()
+    return "".join(
+        f"readings,host={host} temperature_c={temperature},humidity={humidity},requests={requests}i,"
+        f"ok={'t' if ok else 'f'} {time}000\n"
+        for time, host, temperature, humidity, requests, ok in zip(*columns.values(), strict=True)
+    ).encode()

@@ -37,7 +37,7 @@ def ingest_cases(
                     service, database_url, directory, body, max(3, rounds // 3), clients, workers, batches
                 )
             name = f"ingest {rows:,} rows, {clients} client{'s' if clients > 1 else ''}"
-            yield Result(name, "rows/s", floor * rows, measured * rows, INGEST.get(rows))
+            yield Result(name, "rows/s", floor * rows, measured * rows, INGEST.get((rows, clients)))
 
 
 def _single(service: Service, database_url: str, directory: Path, body: bytes, rounds: int) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.goals import Result
 
 _VERDICTS = {True: "[green]met[/]", False: "[bold red]missed[/]", None: ""}
-_MIN_WIDTH = 124
+_MIN_WIDTH = 140
 
 
 def print_table(results: Sequence[Result]) -> None:

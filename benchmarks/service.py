@@ -19,6 +19,8 @@ import msgspec
 import psutil  # type: ignore[import-untyped]
 
 START_TIMEOUT_S = 60
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
 
 
 class Client:
@@ -28,24 +30,29 @@ class Client:
         self._port = port
         self._local = threading.local()
 
-    def post(self, path: str, body: bytes, media_type: str = "application/json") -> bytes:
+    def post(self, path: str, body: bytes, content_type: str = JSON, accept: str = JSON) -> bytes:
         """The answer's body. Raises RuntimeError for anything but a success."""
+        status, data = self.exchange(path, body, content_type, accept)
+        if status not in (200, 201, 202, 204):
+            raise RuntimeError(f"{path}: {status} {data[:500]!r}")
+        return data
+
+    def exchange(self, path: str, body: bytes, content_type: str = JSON, accept: str = JSON) -> tuple[int, bytes]:
+        """The answer's status and body, whatever they are."""
+        headers = {"Content-Type": content_type, "Accept": accept}
         try:
-            response = self._send(path, body, media_type)
+            response = self._send(path, body, headers)
         except (http.client.RemoteDisconnected, ConnectionError):
             # The server closes a connection that was idle for long; a measured loop never is.
             self._connection().close()
-            response = self._send(path, body, media_type)
-        data = response.read()
-        if response.status not in (200, 201, 202, 204):
-            raise RuntimeError(f"{path}: {response.status} {data[:500]!r}")
-        return data
+            response = self._send(path, body, headers)
+        return response.status, response.read()
 
     def ingest(self, slug: str, body: bytes) -> None:
         self.post(f"/datasets/{slug}/ingest", body)
 
-    def query(self, slug: str, request: dict[str, Any]) -> bytes:
-        return self.post(f"/datasets/{slug}/query", msgspec.json.encode(request))
+    def query(self, slug: str, request: dict[str, Any], accept: str = JSON) -> bytes:
+        return self.post(f"/datasets/{slug}/query", msgspec.json.encode(request), accept=accept)
 
     def is_ready(self) -> bool:
         try:
@@ -55,9 +62,9 @@ class Client:
         except OSError:
             return False
 
-    def _send(self, path: str, body: bytes, media_type: str) -> http.client.HTTPResponse:
+    def _send(self, path: str, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
         connection = self._connection()
-        connection.request("POST", path, body, {"Content-Type": media_type})
+        connection.request("POST", path, body, headers)
         return connection.getresponse()
 
     def _connection(self) -> http.client.HTTPConnection:

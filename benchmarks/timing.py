@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -18,14 +18,19 @@ class Pair:
 
 def alternate(floor: Callable[[], object], measured: Callable[[], object], rounds: int, warm_up: int = 2) -> Pair:
     """Run both `rounds` times, one after the other, after a few rounds that do not count."""
+    return Pair(*in_turn((floor, measured), rounds, warm_up))
+
+
+def in_turn(works: Sequence[Callable[[], object]], rounds: int, warm_up: int = 2) -> list[float]:
+    """Median milliseconds of each, run `rounds` times one after the other, after a few rounds that do not count."""
     for _ in range(warm_up):
-        floor()
-        measured()
-    times: tuple[list[float], list[float]] = ([], [])
+        for work in works:
+            work()
+    times: list[list[float]] = [[] for _ in works]
     for _ in range(rounds):
-        times[0].append(milliseconds(floor))
-        times[1].append(milliseconds(measured))
-    return Pair(statistics.median(times[0]), statistics.median(times[1]))
+        for taken, work in zip(times, works, strict=True):
+            taken.append(milliseconds(work))
+    return [statistics.median(taken) for taken in times]
 
 
 def milliseconds(work: Callable[[], object]) -> float:
