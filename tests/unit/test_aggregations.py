@@ -264,23 +264,18 @@ class Answers:
     def undivided(self) -> tuple[list[str], list[tuple[Any, ...]]]:
         plan = self._case.plan
         sql = undivided_sql(plan, plan.partitions, self._relations, FUNCTIONS)
-        return self._fetched(sql, self._bounds(plan.partitions))
+        return self._fetched(sql)
 
     def merged(self) -> tuple[list[str], list[tuple[Any, ...]]]:
         plan, partials = self._case.plan, []
         for number, fragment in enumerate(self._case.fragments):
             sql = partial_sql(plan, fragment, self._relations, FUNCTIONS)
-            self._duck.execute(f'CREATE OR REPLACE TEMP TABLE "partial-{number}" AS {sql}', self._bounds(fragment))
+            self._duck.execute(f'CREATE OR REPLACE TEMP TABLE "partial-{number}" AS {sql}')
             partials.append(f'"partial-{number}"')
-        return self._fetched(merge_sql(plan, partials, FUNCTIONS), {})
+        return self._fetched(merge_sql(plan, partials, FUNCTIONS))
 
-    def _bounds(self, partitions: Sequence[PlannedPartition]) -> dict[str, int]:
-        wanted = self._case.plan.time_range
-        named = not all(one.within_range for one in partitions)
-        return {"start": wanted.start_us, "end": wanted.end_us} if named else {}
-
-    def _fetched(self, sql: str, bounds: dict[str, int]) -> tuple[list[str], list[tuple[Any, ...]]]:
-        found = self._duck.execute(sql, bounds)
+    def _fetched(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        found = self._duck.execute(sql)
         return [f"{name} {type_}" for name, type_, *_ in found.description], found.fetchall()
 
 
