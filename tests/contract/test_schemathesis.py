@@ -76,7 +76,7 @@ def test_whatever_comes_the_document_knows_the_answer(make_service: Callable[...
     root = tmp_path / "storage"
     service = make_service(TIMESTORE_LOG_LEVEL="debug", TIMESTORE_STORAGE_ROOT=str(root)).start()
 
-    fuzz(service, root, 120)
+    fuzz(service, root, 80)
     for seed in STATEFUL_SEEDS:
         fuzz(service, root, 120, "--phases", "stateful", "--seed", seed)
 

@@ -16,7 +16,7 @@ import pytest
 from timestore_http.body import zstd
 
 from tests.faults.stand import Stand, make_stand
-from tests.service import ALL_TIME, Service, batch, numbers_of
+from tests.service import ALL_TIME, Service, batch, numbers_of, wait_until
 
 MIB = 1024 * 1024
 LIMIT_BYTES = MIB
@@ -376,6 +376,10 @@ def test_clients_that_never_read_their_answers_do_not_keep_the_others_waiting(pa
             one.connect(("127.0.0.1", patient.service.port))
             one.sendall(request + question)
 
+        # They may be refused while those are made, and are not once these wait for their readers.
+        wait_until(
+            lambda: patient.service.query("long", {"timeRange": ALL_TIME, "limit": 1}).status_code == 200, "a turn", 20
+        )
         assert numbers_of(patient.service, "long") == list(range(rows))
 
 

@@ -124,7 +124,8 @@ def test_a_request_that_never_ends_does_not_keep_the_service_from_ending(stand_w
         with pytest.raises(httpx.TransportError):
             running.result()
     service.start()
-    assert numbers_of(service, "stuck") == [1]
+    # PostgreSQL may have finished the statement that waited for the lock: nobody knows, and the key decides.
+    assert numbers_of(service, "stuck") in ([1], [1, 2])
     assert service.ingest("stuck", batch([2]), "key").status_code == 201
     assert numbers_of(service, "stuck") == [1, 2]
 

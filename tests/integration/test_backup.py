@@ -78,7 +78,8 @@ def published(store: Store, slug: str) -> Json:
 def partition_rows(store: Store, slug: str) -> list[Json]:
     """What the catalog says of the current partitions, without what a restore makes anew."""
     return store.rows(
-        "SELECT partition_key, file_format, file_size_bytes, row_count, start_time, end_time, checksum, p.metadata, "
+        "SELECT partition_key, file_format, file_size_bytes, row_count, start_time, end_time, checksum, "
+        "p.metadata - 'dataVersion' AS metadata, coalesce((p.metadata ->> 'dataVersion')::int, added_version) AS v, "
         "columns, p.created_at FROM dataset_partitions p JOIN datasets d ON d.id = p.dataset_id "
         "WHERE d.slug = %s AND removed_version IS NULL ORDER BY start_time, checksum, p.id",
         slug,

@@ -245,11 +245,12 @@ ESCAPES = [
 @pytest.mark.parametrize("sql", ESCAPES)
 def test_nothing_else_can_be_reached(asked: Service, sql: str) -> None:
     some_file = next(path for path in asked.storage.rglob("*.duckdb"))
-    answer = select(asked, sql.replace("{file}", str(some_file)))
+    sql = sql.replace("{file}", str(some_file))
+    answer = select(asked, sql)
 
     assert answer.status_code == 400, (answer.status_code, answer.text[:500])
     for told in (str(asked.storage), SECRET, "root:", "records", "file-0"):
-        assert told in sql or told not in answer.text.replace(str(some_file), ""), answer.text
+        assert told in sql or told not in answer.text, answer.text
 
 
 BOMBS = [

@@ -57,6 +57,13 @@ def text_param(req: falcon.Request, name: str, max_length: int = 1000) -> str | 
     return value
 
 
+def only_params(req: falcon.Request, *names: str) -> None:
+    """Raise InvalidRequest for a parameter of the query string that is none of these."""
+    unknown = [name for name in req.params if name not in names]
+    if unknown:
+        raise InvalidRequest.at(unknown[0][:80], f"is no parameter here; there are {', '.join(names)}")
+
+
 def limit_param(req: falcon.Request) -> int:
     """The page's size. Raises InvalidRequest."""
     value = int_param(req, "limit", 1, MAX_LIMIT)

@@ -7,7 +7,7 @@ import falcon
 from timestore_core.admin import datasets, retention, targets
 from timestore_core.catalog.records import dataset_json
 from timestore_core.model import Dataset
-from timestore_http.admin.base import AdminResource, choice_param, limit_param, text_param
+from timestore_http.admin.base import AdminResource, choice_param, limit_param, only_params, text_param
 
 
 class DatasetsResource(AdminResource):
@@ -45,6 +45,8 @@ class DatasetResource(AdminResource):
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, key: str) -> None:
         actor = self.admit(req)
+        # A `dryrun` that nobody reads must not delete.
+        only_params(req, "dryRun", "confirm")
         if choice_param(req, "dryRun", ("true", "false"), "false") == "true":
             resp.media = datasets.preview_deletion(self.runtime, key)
             return

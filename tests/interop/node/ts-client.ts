@@ -6,7 +6,7 @@ declare const process: { argv: string[] };
 
 type Batch = components["schemas"]["Batch"];
 
-const client = createClient<paths>({ baseUrl: process.argv[2]! });
+const client = createClient<paths, "application/json">({ baseUrl: process.argv[2]! });
 const slug = "from-typescript";
 
 function told<T>(answer: { data?: T; error?: components["schemas"]["Error"] }): T {
