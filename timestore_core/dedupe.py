@@ -18,7 +18,7 @@ from timestore_core.errors import Problem
 from timestore_core.model import Partition, Schema
 
 KEY = "dedupe"
-# In a partition's metadata: no two of its rows are one.
+# In a partition's metadata: the columns that no two of its rows have alike.
 UNIQUE = "unique"
 # In a partition's metadata: its file has the version of each row, as a column of this name. No name of a user's holds
 # a character that cannot be printed.
@@ -70,9 +70,10 @@ def dedupe_problems(given: Any) -> list[Problem]:
     return problems
 
 
-def is_unique(partition: Partition) -> bool:
-    """Whether no two rows of the partition are one."""
-    return partition.metadata.get(UNIQUE) is True
+def is_unique(partition: Partition, dedupe: Dedupe) -> bool:
+    """Whether no two rows of the partition are one, by this rule: it may have been another when they were written."""
+    key = partition.metadata.get(UNIQUE)
+    return isinstance(key, list) and set(key) <= set(dedupe.key)
 
 
 def without_repeats(rows: pa.Table, dedupe: Dedupe) -> pa.Table:
@@ -82,6 +83,11 @@ def without_repeats(rows: pa.Table, dedupe: Dedupe) -> pa.Table:
         return rows
     place = "\x1fplace"
     placed = rows.append_column(place, pa.array(range(rows.num_rows), pa.int64()))
+    for name in key:
+        if pa.types.is_floating(placed.schema.field(name).type):
+            # To the engine -0.0 and 0.0 are one.
+            at = placed.schema.get_field_index(name)
+            placed = placed.set_column(at, name, pc.add(placed.column(name), 0.0))
     last = placed.select([*key, place]).group_by(key, use_threads=False).aggregate([(place, "max")])
     if last.num_rows == rows.num_rows:
         return rows

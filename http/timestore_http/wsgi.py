@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from typing import Any
 
 import falcon
@@ -30,9 +31,25 @@ def make() -> falcon.App[Any, Any]:
     configure_logs(settings.log_level, settings.log_format)
     for name, close in unknown_variables(os.environ):
         log.warning("settings.unknown", variable=name, meant=close)
+    is_made = threading.Event()
+    # Registered first, so it runs last.
+    atexit.register(_end, is_made)
     runtime = Runtime(settings, load_plugins())
     atexit.register(runtime.close)
     gatherer = Gatherer(runtime)
     gatherer.start()
     atexit.register(gatherer.stop)
-    return make_app(runtime, is_draining)
+    app = make_app(runtime, is_draining)
+    is_made.set()
+    return app
+
+
+def _end(is_made: threading.Event) -> None:
+    """End the process where all is given back: what DuckDB 1.5.5 frees with the interpreter aborts it.
+
+    A process that never began to serve ends as usual, with a status that stops the server.
+    """
+    if is_made.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -34,7 +34,7 @@ class Kept:
         assert answer.status_code == 201, answer.text
 
     def write(self, rows: Rows, key: str = "") -> None:
-        times = [row["timestamp"] for row in rows]
+        times = [row["timestamp"] for row in rows if row["timestamp"] is not None]
         body = {
             "schema": {"fields": [{"name": name, "type": type_} for name, type_ in FIELDS.items()]},
             "partition": {"key": {}, "timeRange": {"start": min(times), "end": max(times)}},
@@ -190,3 +190,104 @@ def test_more_overlapping_partitions_than_may_be_attached_are_one_answer(make_se
         found = kept.ask()
         assert sorted(map(repr, found)) == sorted(map(repr, kept.rows.values()))
         assert kept.ask(aggregations=[{"fn": "count"}]) == [{"count": len(kept.rows)}]
+
+
+def patched(kept: Kept, **metadata: Any) -> None:
+    answer = kept.service.client.patch(f"/admin/datasets/{kept.slug}", json={"metadata": metadata})
+    assert answer.status_code == 200, answer.text
+
+
+def row(minute: int, host: str | None, a: float | None = None, b: str | None = None) -> dict[str, Any]:
+    return {"timestamp": iso(START + timedelta(minutes=minute)), "host": host, "a": a, "b": b}
+
+
+@pytest.mark.parametrize("write_format", ["duckdb", "parquet", "auto"])
+def test_rows_from_before_the_rule_have_an_order_too(make_kept: Callable[..., Kept], write_format: str) -> None:
+    kept = make_kept("rows", write_format)
+    patched(kept, dedupe=None)
+    kept.write([row(0, "h", 0.0), row(0, "h", 1.0), row(0, "h", 2.0)])
+    patched(kept, dedupe={"columns": ["host"], "merge": "rows"})
+    kept.check()
+    kept.maintain("compaction")
+    kept.check()
+
+
+def test_another_rule_counts_from_then_on(make_kept: Callable[..., Kept]) -> None:
+    kept = make_kept()
+    patched(kept, dedupe={"columns": ["host", "b"], "merge": "rows"})
+    kept.write([row(0, "h", 1.0, "x"), row(0, "h", 2.0, "y")])
+    assert len(kept.ask()) == 2
+    answer = kept.service.query(kept.slug, {"timeRange": RANGE})
+    patched(kept, dedupe={"columns": ["host"], "merge": "rows"})
+
+    assert [one["b"] for one in kept.ask()] == ["y"]
+    again = kept.service.client.post(
+        f"/datasets/{kept.slug}/query", json={"timeRange": RANGE}, headers={"If-None-Match": answer.headers["etag"]}
+    )
+    assert again.status_code == 200
+
+
+def test_the_newest_row_is_one_that_was_not_replaced(make_kept: Callable[..., Kept]) -> None:
+    kept = make_kept()
+    for one in (row(1, "h", 1.0, "x"), row(10, "h", 2.0, "x"), row(10, "h", 3.0, "y")):
+        kept.write([one])
+
+    found = kept.ask(latest=True, groupBy=["b"])
+    assert [(one["b"], one["a"]) for one in found] == [("x", 1.0), ("y", 3.0)]
+    [of_x] = kept.ask(latest=True, filters={"columns": {"b": {"eq": "x"}}})
+    assert of_x["a"] == 1.0
+
+
+def test_rows_without_a_time_are_one_wherever_they_stand(make_kept: Callable[..., Kept]) -> None:
+    kept = make_kept()
+    kept.write([row(1, "h"), {**row(1, "h", 1.0), "timestamp": None}])
+    kept.write([row(5, "h"), {**row(5, "h", 2.0), "timestamp": None}])
+
+    def counted() -> Any:
+        sql = {"sql": "SELECT count(*) AS n FROM dataset"}
+        return kept.service.client.post(f"/datasets/{kept.slug}/sql", json=sql).json()["rows"]
+
+    assert counted() == [{"n": 3}]
+    kept.maintain("compaction")
+    assert counted() == [{"n": 3}]
+
+
+@pytest.mark.parametrize("write_format", ["duckdb", "parquet", "auto"])
+@pytest.mark.parametrize("name", ["rowid", "file_row_number", "bin", "stored", "newest", "written"])
+def test_columns_may_be_called_as_the_engine_calls_its_own(service: Service, name: str, write_format: str) -> None:
+    slug = f"named-{uuid4().hex[:8]}"
+    made = {"slug": slug, "writeFormat": write_format, "metadata": {"dedupe": {"columns": ["host"]}}}
+    assert service.client.post("/admin/datasets", json=made).status_code == 201
+    for value in ("5", "1"):
+        body = {
+            "schema": {
+                "fields": [
+                    {"name": "timestamp", "type": "timestamp"},
+                    {"name": "host", "type": "string"},
+                    {"name": name, "type": "string"},
+                ]
+            },
+            "partition": {"key": {}, "timeRange": {"start": iso(START), "end": iso(START)}},
+            "rows": [{"timestamp": iso(START), "host": "h", name: value}],
+        }
+        assert service.ingest(slug, body).status_code == 201
+    for _ in range(2):
+        answer = service.query(slug, {"timeRange": RANGE, "latest": True, "groupBy": [name]})
+        assert answer.status_code == 200, answer.text
+        assert [one[name] for one in answer.json()["rows"]] == ["1"]
+        service.client.post("/admin/lifecycle/run", json={"datasetSlug": slug, "operations": ["compaction"]})
+
+
+def test_a_tag_that_comes_while_others_are_gathered_is_part_of_the_key(service: Service) -> None:
+    database = f"db{uuid4().hex[:6]}"
+
+    def write(line: str) -> None:
+        answer = service.client.post(f"/write?db={database}", content=line)
+        assert answer.status_code == 204, answer.text
+
+    write("m,host=a x=1 1704067200000000000")
+    write("m,host=a,dc=e x=2 1704067200000000000\nm,host=a,dc=f x=3 1704067200000000000")
+    for _ in range(2):
+        found = service.query(f"{database}.m", {"timeRange": RANGE}).json()["rows"]
+        assert sorted(one["x"] for one in found) == [1, 2, 3]
+        service.client.post("/admin/lifecycle/run", json={"datasetSlug": f"{database}.m", "operations": ["compaction"]})

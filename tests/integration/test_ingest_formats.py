@@ -362,3 +362,33 @@ def test_a_damaged_file_is_never_the_service_s_fault(service: Service, data: st.
     answer = send(service, "damaged", media_type, bytes(body[:cut]))
 
     assert answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"null", b"\nnull\n", b'null\n{"timestamp":"2024-01-01T00:00:00Z"}', b'{"timestamp":"2024-01-01"}\n null\n'],
+)
+def test_a_line_that_is_no_object_is_named(service: Service, body: bytes) -> None:
+    answer = send(service, "null-lines", NDJSON, body)
+
+    assert answer.status_code == 400, answer.text
+    assert "rows" in answer.json()["message"]
+
+
+def test_texts_encoded_as_differences_are_refused_with_advice(service: Service) -> None:
+    rows = table(timestamp=pa.array([datetime(2024, 1, 1)], pa.timestamp("us")), s=["x"])
+    body = as_parquet(rows, use_dictionary=False, column_encoding={"s": "DELTA_BYTE_ARRAY"})
+
+    answer = send(service, "differences", PARQUET, body)
+    assert (answer.status_code, "dictionary" in answer.json()["message"]) == (400, True), answer.text
+
+
+def test_what_is_no_number_is_above_all_of_them_in_parquet_files_too(service: Service) -> None:
+    times = pa.array([datetime(2024, 1, 1, hour) for hour in range(2)], pa.timestamp("us"))
+    for write_format in ("duckdb", "parquet", "auto"):
+        slug = f"nan-{write_format}"
+        service.client.post("/admin/datasets", json={"slug": slug, "writeFormat": write_format})
+        assert send(service, slug, ARROW, as_arrow(table(timestamp=times, d=[1.0, float("nan")]))).status_code == 201
+        for condition, count in (({"gt": 5}, 1), ({"ne": 1}, 1), ({"lte": 5}, 1)):
+            body = {"timeRange": ALL_TIME, "filters": {"columns": {"d": condition}}}
+            assert len(service.query(slug, body).json()["rows"]) == count, (write_format, condition)

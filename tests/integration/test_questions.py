@@ -404,3 +404,70 @@ def test_what_makes_no_sense_is_named(service: Service, body: Any, path: str) ->
 
     assert answer.status_code == 400, answer.text
     assert path in [one["path"] for one in answer.json()["details"]], answer.text
+
+
+@pytest.mark.parametrize(
+    ("time", "unit", "size", "start"),
+    [
+        # Clocks changed between the bucket's begin and the only row.
+        ("2024-11-20T12:00:00", "month", 1, "2024-11-01T04:00:00.000Z"),
+        ("2024-03-11T01:00:00", "day", 1, "2024-03-10T05:00:00.000Z"),
+        ("2024-12-20T12:00:00", "month", 3, "2024-10-01T04:00:00.000Z"),
+    ],
+)
+def test_a_bucket_begins_where_its_clocks_were_then(
+    service: Service, time: str, unit: str, size: int, start: str
+) -> None:
+    slug = ingest(service, rows_of((time, 1)), VALUES)
+    for fill in ({}, {"fill": "null"}):
+        found = asked(
+            service,
+            slug,
+            timeRange={"start": f"{time}Z", "end": f"{time}Z"},
+            downsample={
+                "intervalUnit": unit,
+                "intervalSize": size,
+                "timezone": "America/New_York",
+                "aggregations": [{"fn": "count"}],
+                **fill,
+            },
+        )
+
+        assert [row["timestamp"] for row in found] == [start]
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (
+            {
+                "intervalUnit": "month",
+                "timezone": "America/New_York",
+                "origin": "0001-01-01T00:00:00Z",
+            },
+            "downsample.origin",
+        ),
+        ({"intervalUnit": "month", "timezone": "Asia/Tokyo", "origin": "9999-12-31T23:00:00Z"}, "downsample.origin"),
+        ({"intervalUnit": "month", "timezone": "America/New_York", "fill": None}, "downsample.timezone"),
+    ],
+)
+def test_times_at_the_end_of_the_calendar_are_refused_where_they_cannot_be_told(
+    service: Service, body: Any, path: str
+) -> None:
+    slug = ingest(service, random_rows(10, 5))
+    answer = service.query(
+        slug,
+        {
+            "timeRange": {"start": "0001-01-01T00:00:00Z", "end": "9999-12-31T00:00:00Z"},
+            "downsample": {"aggregations": [{"fn": "count"}], **body},
+        },
+    )
+
+    assert (answer.status_code, answer.json()["details"][0]["path"]) == (400, path), answer.text
+
+
+@pytest.mark.parametrize(("operator", "count"), [("lt", 2), ("gt", 0), ("ne", 2), ("eq", 0)])
+def test_a_number_beyond_all_doubles_is_compared_all_the_same(service: Service, operator: str, count: int) -> None:
+    slug = ingest(service, rows_of(("2024-01-01T00:00", 1), ("2024-01-01T00:01", -1)), VALUES)
+
+    assert len(asked(service, slug, filters={"columns": {"v": {operator: 10**400}}})) == count

@@ -23,7 +23,7 @@ Amount = Annotated[float, Meta(ge=0)]
 
 
 class WireRules(msgspec.Struct, frozen=True, rename="camel"):
-    max_age_hours: Annotated[float, Meta(gt=0)] | None = None
+    max_age_hours: Annotated[float, Meta(ge=1e-6)] | None = None
     max_total_bytes: Annotated[float, Meta(gt=0)] | None = None
 
 

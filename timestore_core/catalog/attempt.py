@@ -66,12 +66,12 @@ class Attempt:
     write_format: str = "duckdb"
     dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
     dedupe_tags: tuple[str, ...] = ()
-    is_unique: bool = False
+    unique_key: tuple[str, ...] | None = None
 
     @property
     def partition_metadata(self) -> dict[str, Any]:
         """What the partition's row has beside its columns."""
-        return {"tableName": self.table_name, **({UNIQUE: True} if self.is_unique else {})}
+        return {"tableName": self.table_name, **({UNIQUE: list(self.unique_key)} if self.unique_key else {})}
 
 
 @dataclass(frozen=True, slots=True)

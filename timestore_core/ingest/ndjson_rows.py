@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,7 @@ from timestore_core.model import Field, FieldType
 
 # Arrow's parser recurses into what is nested until the stack ends; a row is flat, and its texts may hold some braces.
 _MAX_OPENED = 64
+_OTHER_LINE = re.compile(rb"(?:\A|\n)[ \t\r]*[^{ \t\r\n]")
 _IS_OPENING = bytes(byte in b"{[" for byte in range(256))
 
 
@@ -39,7 +41,8 @@ def read_ndjson(
 
 def _plain(body: bytes, known: Mapping[str, FieldType]) -> pa.Table | None:
     """What Arrow's parser makes of it, or None where a row needs a closer look."""
-    if not body.strip() or _is_nested(body):
+    # A line that is `null` ends pyarrow 26's process, or counts as a row.
+    if not body.strip() or _OTHER_LINE.search(body) or _is_nested(body):
         return None
     types = [(name, pa.string() if type_ == "timestamp" else ARROW_TYPES[type_]) for name, type_ in known.items()]
     # Only what is in the rows: a known column that is not there would come as one more.

@@ -51,7 +51,7 @@ class Work:
     """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim.
 
     `write_format` and `dataset_metadata` are those of the dataset where this makes it, `dedupe_tags` those of
-    `Attempt`. `is_unique` says that no two of the rows are one (`dedupe`).
+    `Attempt`. `unique_key` are the columns that no two of the rows have alike (`dedupe`).
     """
 
     slug: str
@@ -62,7 +62,7 @@ class Work:
     write_format: str = FILE_FORMAT
     dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
     dedupe_tags: tuple[str, ...] = ()
-    is_unique: bool = False
+    unique_key: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
     received = work.rows.num_rows
     rule = _dedupe(work, dataset)
     if rule is not None:
-        work = replace(work, rows=without_repeats(work.rows, rule), is_unique=True)
+        work = replace(work, rows=without_repeats(work.rows, rule), unique_key=rule.key)
     content = _inline_content(runtime, work, dataset)
     # Where no file is written, the transaction finds a known key as soon.
     replay = _replay(runtime, work, dataset) if content is None else None
@@ -217,7 +217,7 @@ def _publish(
         write_format=work.write_format,
         dataset_metadata=work.dataset_metadata,
         dedupe_tags=work.dedupe_tags,
-        is_unique=work.is_unique,
+        unique_key=work.unique_key,
     )
     try:
         published = catalog.publish(runtime.database, attempt)

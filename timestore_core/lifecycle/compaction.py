@@ -135,10 +135,11 @@ def _chunks(small: Sequence[LivePartition], settings: Settings) -> list[Group]:
 def _compact_one(maintenance: Maintenance, group: Group, done: _Done) -> None:
     runtime = maintenance.runtime
     sources = whole_partitions(runtime.database, maintenance.dataset.id, [one.id for one in group])
+    # Read after the sources: the tags that name their rows were committed with them.
     head = read_head(runtime.database, maintenance.dataset.slug)
     if len(sources) < len(group) or head is None:
         return
-    asked = _rewrite_of(maintenance.dataset, head.schema, sources, runtime.targets.get(group[0].storage_target_id))
+    asked = _rewrite_of(head.dataset, head.schema, sources, runtime.targets.get(group[0].storage_target_id))
     try:
         stored = rewrite(runtime, asked, "compaction")
     except (Unavailable, InsufficientStorage):

@@ -80,7 +80,7 @@ def delete_rows(runtime: Runtime, dataset: Dataset, wire: WireDeletion, actor: A
             report = _report(dataset, touched)
             if wire.dry_run or not touched:
                 return {**report, "dryRun": wire.dry_run, "version": head.version}
-            version = _delete(runtime, dataset, deletion, touched, actor)
+            version = _delete(runtime, head.dataset, deletion, touched, actor)
         except (InputsGoneError, Gone):
             continue
         except PartitionUnreadable as error:

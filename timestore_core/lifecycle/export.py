@@ -136,7 +136,7 @@ def _write(
 def _stream(maintenance: Maintenance, head: Head, partitions: Sequence[Partition], path: Path) -> int:
     """How many rows the file must have: those of all partitions, or as many as are left where several are one."""
     schema, rows = head.schema, 0
-    rule = dedupe_of(maintenance.dataset.metadata, schema)
+    rule = dedupe_of(head.dataset.metadata, schema)
     again = frozenset[str]() if rule is None else overlapping(partitions, rule)
     arrow = pa.schema([(field.name, _ARROW_TYPES[field.type]) for field in schema.fields])
     times = [field.name for field in schema.fields if field.type == "timestamp"]

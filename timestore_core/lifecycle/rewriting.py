@@ -25,7 +25,7 @@ from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.inspect import inspect
 from timestore_core.partitions.located import located
 from timestore_core.partitions.stored import Place, StoredPartition, store_partition
-from timestore_core.query.dedupe_sql import distinct_count_sql, unreplaced_sql
+from timestore_core.query.dedupe_sql import distinct_count_sql, place_sql, unreplaced_sql
 from timestore_core.query.pruning import overlapping
 from timestore_core.query.rows_sql import (
     StoredRows,
@@ -129,7 +129,7 @@ def new_partition(asked: Rewrite, stored: StoredPartition, metadata: dict[str, o
 def _dedupe_metadata(asked: Rewrite) -> dict[str, object]:
     if asked.dedupe is None:
         return {}
-    return {VERSIONED: True, **({UNIQUE: True} if asked.is_unique else {})}
+    return {VERSIONED: True, **({UNIQUE: list(asked.dedupe.key)} if asked.is_unique else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +160,7 @@ def opened(runtime: Runtime, partitions: Sequence[Partition], also_allowed: Sequ
                 attached.append(partition)
             relation = format_.relation(location, location, partition.table_name)
             version = None if partition.metadata.get(VERSIONED) else partition.version
-            number = getattr(format_, "row_number", "row_number() OVER ()")
-            rows.append(StoredRows(relation, partition.schema, version, number))
+            rows.append(StoredRows(relation, partition.schema, version, place_sql(format_, partition.schema)))
         aliases = [one.alias for one in attachments]
 
         def failed(attachment: Attachment, error: Exception) -> Exception:
@@ -231,7 +230,8 @@ def _written(runtime: Runtime, sources: Opened, asked: Rewrite, path: Path) -> W
     expected = sum(one.row_count for one in asked.sources)
     if asked.dedupe is not None:
         marked = marked_rows_sql(sources.rows, asked.schema, asked.where)
-        select = unreplaced_sql(marked, asked.dedupe, asked.schema.names, order)
+        series = [name for name in order if name in asked.dedupe.key]
+        select = unreplaced_sql(marked, asked.dedupe, asked.schema.names, series)
     format_.copy(cursor, path, asked.table_name, select, Layout(expected, ROW_GROUP_ROWS))
     written = _inspected(cursor, runtime, asked, path)
     if not asked.where and asked.dedupe is None:

@@ -20,12 +20,20 @@ class ParquetFile:
     """Writes and scans Parquet files. The table's name stands in the catalog alone."""
 
     extension = "parquet"
-    row_number = "file_row_number"
 
     def write(self, engine: Engine, path: Path, table_name: str, schema: Schema, rows: pa.Table) -> WrittenFile:  # noqa: ARG002
-        pq.write_table(rows.select(list(schema.names)), path, compression="zstd", row_group_size=100_000)
+        statistics = column_statistics(schema, rows)
+        # Arrow leaves NaN out of a column's bounds, which DuckDB takes for those of all values.
+        bounded = [name for name, known in statistics.items() if known.exact or schema.type_of(name) != "double"]
+        pq.write_table(
+            rows.select(list(schema.names)),
+            path,
+            compression="zstd",
+            row_group_size=100_000,
+            write_statistics=bounded if len(bounded) < len(statistics) else True,
+        )
         sync_file(path)
-        return WrittenFile(pq.read_metadata(path).num_rows, column_statistics(schema, rows))
+        return WrittenFile(pq.read_metadata(path).num_rows, statistics)
 
     def copy(self, cursor: duckdb.DuckDBPyConnection, path: Path, table_name: str, select: str, layout: Layout) -> None:  # noqa: ARG002
         with disk_errors():
@@ -43,4 +51,4 @@ class ParquetFile:
 
     def relation(self, location: str, alias: str, table_name: str) -> str:  # noqa: ARG002
         # Else the folders' `key=value` would stand in for the column of that name.
-        return f"read_parquet({quote_literal(location)}, hive_partitioning = false, file_row_number = true)"
+        return f"read_parquet({quote_literal(location)}, hive_partitioning = false)"

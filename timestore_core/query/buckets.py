@@ -28,6 +28,7 @@ _WIDTH_US = {
     # For counting only: no month is shorter.
     "month": 28 * _DAY_US,
 }
+_LONGEST_MONTH_US = 31 * _DAY_US
 # The Monday of the week that holds 1970-01-01.
 _WEEK_ORIGIN_US = -3 * _DAY_US
 
@@ -48,6 +49,11 @@ class Bucket:
     def width_us(self) -> int:
         """Microseconds of one bucket, where clocks do not change; for months, the least that it can have."""
         return _WIDTH_US[self.unit] * self.size
+
+    @property
+    def reach_us(self) -> int:
+        """At most how long before a time its bucket begins, and a day more: clocks change in between."""
+        return (_LONGEST_MONTH_US * self.size if self.is_calendar else self.width_us) + _DAY_US
 
     @property
     def is_calendar(self) -> bool:

@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timestore_core.dedupe import VERSION_COLUMN, Dedupe
+from timestore_core.engine.inline_tables import NUMBER_COLUMN, ROW_COLUMN
+from timestore_core.model import Schema
 from timestore_core.names import quote_identifier
+from timestore_core.partitions.format import PartitionFormat
 
-# Where a row stands among the rows of its version; see `engine.inline_tables`.
-NUMBER_COLUMN = "number\x1f"
+__all__ = ["NUMBER_COLUMN"]
+
+_COUNTED = "row_number() OVER ()"
 _VERSION, _NUMBER = quote_identifier(VERSION_COLUMN), quote_identifier(NUMBER_COLUMN)
 _ORDER = f"({_VERSION}::BIGINT * 4294967296 + {_NUMBER}::BIGINT)"
+
+
+def place_sql(format_: PartitionFormat, schema: Schema) -> str:
+    """The SQL of where a row stands in a file of this format and these columns."""
+    number: str = getattr(format_, "row_number", _COUNTED)
+    # A column of that name hides it.
+    return _COUNTED if any(name.casefold() == number for name in schema.names) else number
 
 
 def marked_sql(relation: str, version: int | None, number: str | None) -> str:
     """The relation with the version of each row, its own column where it has one, and where the row stands.
 
-    Without a `number` it has both already.
+    Without a `number` it is one of `engine.inline_tables`, and has both already: a row's place is its own there.
     """
     if number is None:
-        return relation
+        return f"(SELECT * REPLACE ({quote_identifier(ROW_COLUMN)} AS {_NUMBER}) FROM {relation})"
     versioned = "" if version is None else f", {version:d} AS {_VERSION}"
     return f"(SELECT *{versioned}, {number} AS {_NUMBER} FROM {relation})"
 

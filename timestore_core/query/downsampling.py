@@ -11,6 +11,8 @@ from timestore_core.query.buckets import Bucket, IntervalUnit
 from timestore_core.query.zones import local_us, zone_names
 from timestore_core.times import from_us, parse_time_us
 
+_EARLIEST_US, _LATEST_US = parse_time_us("0002-01-01"), parse_time_us("9998-12-31")
+
 FillWord = Literal["null", "previous", "linear"]
 
 
@@ -50,6 +52,9 @@ def checked_bucket(
             origin_us = parse_time_us(origin)
         except ValueError as error:
             problems.append(Problem("downsample.origin", f"{origin[:40]!r} {error}"))
+    if origin_us is not None and not _EARLIEST_US <= origin_us <= _LATEST_US:
+        problems.append(Problem("downsample.origin", "must be a time of the years 2 to 9998"))
+        origin_us = None
     if origin_us is not None and unit == "month" and not _begins_a_month(origin_us, timezone):
         problems.append(Problem("downsample.origin", "must be the midnight at which a month begins"))
     return Bucket(unit, size, timezone, origin_us)

@@ -24,7 +24,7 @@ from timestore_core.model import Schema, TimeRange
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.format import PartitionFormat
 from timestore_core.partitions.inline import FORMAT as INLINE
-from timestore_core.query.dedupe_sql import marked_sql
+from timestore_core.query.dedupe_sql import marked_sql, place_sql
 from timestore_core.query.plan import PlannedPartition, QueryPlan
 from timestore_core.query.render_sql import Render
 from timestore_core.query.slices import histogram_sql, is_sliced, narrowed, slices
@@ -305,7 +305,8 @@ class LocalEngine:
                 continue
             if partition.format == INLINE:
                 rows = InlineRows(plan.dataset_id, partition.schema, partition.members)
-                relations[partition.id] = pinned.enter_context(instance.inline.held(rows, self._load_inline))
+                relation = pinned.enter_context(instance.inline.held(rows, self._load_inline))
+                relations[partition.id] = marked_sql(relation, None, None) if partition.overlaps else relation
                 continue
             format_ = self._formats[partition.format]
             # A file has one alias whichever partition names it: DuckDB attaches no file twice.
@@ -320,7 +321,7 @@ class LocalEngine:
             relation = format_.relation(partition.location, alias, partition.table_name)
             if partition.overlaps:
                 version = None if partition.is_versioned else partition.version
-                relation = marked_sql(relation, version, getattr(format_, "row_number", "row_number() OVER ()"))
+                relation = marked_sql(relation, version, place_sql(format_, partition.schema))
             relations[partition.id] = relation
 
         def failed(attachment: Attachment, error: Exception) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -287,7 +288,7 @@ def _read(text: str, type_: FieldType) -> Value | None:
     try:
         match type_:
             case "double":
-                return float(text)
+                return _number(text)
             case "timestamp":
                 return parse_time_us(text) if "-" in text else to_us(datetime.fromisoformat(text))
             case "boolean":
@@ -295,6 +296,16 @@ def _read(text: str, type_: FieldType) -> Value | None:
     except (ValueError, TypeError):
         return None
     return text
+
+
+def _number(text: str) -> float | None:
+    """The number that a text is, exactly where it is an integer; None where it is none, or NaN."""
+    if re.fullmatch(r"[+-]?\d{1,40}", text, re.ASCII):
+        return int(text)
+    if "_" in text:
+        return None
+    number = float(text)
+    return None if math.isnan(number) else number
 
 
 def meets(value: Value, condition: Condition) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from timestore_core.catalog.joined import members_of
 from timestore_core.catalog.snapshots import Head
-from timestore_core.dedupe import VERSIONED, dedupe_of
+from timestore_core.dedupe import VERSIONED, Dedupe, dedupe_of
 from timestore_core.errors import InvalidRequest
 from timestore_core.model import ColumnStatistics, Partition, Schema, TimeRange
 from timestore_core.partitions.inline import FORMAT as INLINE
@@ -22,6 +22,8 @@ from timestore_core.query.zones import UTC_ZONE, Zone, zone_over
 from timestore_core.runtime import Runtime
 
 _DAY_US = 86_400_000_000
+# Five centuries: each is looked at for every row.
+_MAX_CLOCK_CHANGES = 1_000
 
 
 @contextmanager
@@ -46,7 +48,7 @@ def planned(
     known = constants(request, resolved, head.schema, chosen) if dedupe is None else None
     if known is not None:
         ruled_out["catalog"], chosen = partition_count(chosen), []
-    elif request.latest:
+    elif request.latest and (dedupe is None or _names_what_is_kept(request, dedupe)):
         newest = without_older(request, resolved, chosen)
         ruled_out["latest"], chosen = partition_count(chosen) - partition_count(newest), list(newest)
     unread = {partition.file_format for partition, _ in chosen} - runtime.engine.formats
@@ -94,6 +96,12 @@ def planned(
         yield plan, places
 
 
+def _names_what_is_kept(request: QueryRequest, dedupe: Dedupe) -> bool:
+    """Whether the newest stored row of a group is at the time of its newest row: groups and time are of the key."""
+    of_key = all(name in dedupe.key for name in request.group_by or ())
+    return of_key and request.timestamp_column == dedupe.time_column
+
+
 def _page(request: QueryRequest) -> tuple[QueryRequest, int]:
     """The request with the time range that the page can begin in, and how many rows to leave out then."""
     position = request.position
@@ -116,8 +124,16 @@ def _zone(request: QueryRequest, partitions: Sequence[Partition]) -> Zone:
         known = _all_bounds([partition.statistics.get(request.timestamp_column) for partition in partitions])
         if known is not None:
             wanted = TimeRange(max(wanted.start_us, known.start_us), min(wanted.end_us, known.end_us))
-    # Whole days, so that one zone serves the questions of a day.
-    return zone_over(bucket.timezone, wanted.start_us // _DAY_US * _DAY_US, -(-wanted.end_us // _DAY_US) * _DAY_US)
+    # From where the first bucket can begin, and whole days, so that one zone serves the questions of a day.
+    start_us = wanted.start_us - bucket.reach_us
+    zone = zone_over(bucket.timezone, start_us // _DAY_US * _DAY_US, -(-wanted.end_us // _DAY_US) * _DAY_US)
+    if len(zone.changes) > _MAX_CLOCK_CHANGES:
+        raise InvalidRequest.at(
+            "downsample.timezone",
+            f"the clocks of {bucket.timezone} change {len(zone.changes)} times in the range; at most "
+            f"{_MAX_CLOCK_CHANGES} are allowed: ask for a shorter range",
+        )
+    return zone
 
 
 def _bounds(known: ColumnStatistics | None) -> TimeRange | None:

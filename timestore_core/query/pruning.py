@@ -137,17 +137,21 @@ def _bound(partition: Partition, column: str, which: str) -> int:
 
 def overlapping(partitions: Sequence[Partition], dedupe: Dedupe) -> frozenset[str]:
     """The ids of those of which a row may be in another one, or in the same one, again: their times overlap."""
-    found = set[str]()
+    found, timeless = set[str](), set[str]()
     spans = []
     for partition in partitions:
         known = partition.statistics.get(dedupe.time_column)
         low, high = (None, None) if known is None else (known.minimum, known.maximum)
         if not isinstance(low, int) or not isinstance(high, int):
             return frozenset(one.id for one in partitions)
-        if not is_unique(partition) or len(partition.members) > 1:
+        if not is_unique(partition, dedupe) or len(partition.members) > 1:
             found.add(partition.id)
         spans.append((low, high, partition.id))
+        if known is not None and known.nulls:
+            timeless.add(partition.id)
     spans.sort()
+    if len(timeless) > 1:
+        found |= timeless
     last_high, last_id = None, ""
     for low, high, id_ in spans:
         if last_high is not None and low <= last_high:

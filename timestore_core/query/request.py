@@ -39,7 +39,7 @@ class WireDownsample(msgspec.Struct, frozen=True, rename="camel"):
     origin: str | None = None
 
 
-class WireFilters(msgspec.Struct, frozen=True, rename="camel"):
+class WireFilters(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     partition_key: dict[str, list[str] | WireFilter] | None = None
     columns: dict[str, WireFilter] | None = None
 

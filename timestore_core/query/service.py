@@ -13,6 +13,7 @@ import structlog
 
 from timestore_core import __version__
 from timestore_core.catalog.snapshots import Head
+from timestore_core.dedupe import KEY as DEDUPE
 from timestore_core.errors import PartitionUnreadable
 from timestore_core.model import ResultField
 from timestore_core.partitions.located import Located
@@ -35,7 +36,8 @@ def entity_tag(head: Head, request: QueryRequest, variant: str = "") -> str:
 
     `variant` is what makes other bytes of the same answer: its form, its compression.
     """
-    identity = f"{head.dataset.id}/{request.fingerprint}/{__version__}{variant and '/'}{variant}"
+    rule = repr(head.dataset.metadata[DEDUPE]) if DEDUPE in head.dataset.metadata else ""
+    identity = f"{head.dataset.id}/{request.fingerprint}/{__version__}{rule}{variant and '/'}{variant}"
     digest = hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()
     return f'"{head.version}-{digest}"'
 

@@ -61,7 +61,7 @@ def histogram_sql(plan: QueryPlan, rows: str, range_: TimeRange, width_us: int) 
     """How many of the rows fall into each bin of this width, from the range's start on; empty bins are left out."""
     time = quote_identifier(plan.timestamp_column)
     number = f"(epoch_us({time}) - ({range_.start_us:d})) // {width_us:d}"
-    return f"SELECT {number} AS bin, count(*) FROM ({rows}) GROUP BY bin"
+    return f"SELECT {number} AS bin, count(*) FROM ({rows}) GROUP BY 1"
 
 
 def narrowed(plan: QueryPlan, range_: TimeRange) -> QueryPlan:

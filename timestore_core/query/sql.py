@@ -24,6 +24,9 @@ from timestore_core.query.fill import filled_sql
 from timestore_core.query.filters import Condition, condition_sql, literal
 from timestore_core.query.plan import Constant, PlannedPartition, QueryPlan
 
+# No name of a user's holds a character that cannot be printed.
+_LAST_TIME = quote_identifier("last\x1f")
+
 Relations = Mapping[str, str]
 Functions = Mapping[str, Aggregation]
 
@@ -151,9 +154,9 @@ def _newest_sql(plan: QueryPlan, rows: str, groups: Sequence[str], order: str) -
         first, source = f"WITH written AS MATERIALIZED ({rows}) ", "written"
     columns, grouped = "".join(f"{one}, " for one in groups), f" GROUP BY {', '.join(groups)}" if groups else ""
     same = "".join(f" AND stored.{one} IS NOT DISTINCT FROM newest.{one}" for one in groups)
-    times = f"SELECT {columns}max({time}) AS last_time FROM {source}{grouped}"
+    times = f"SELECT {columns}max({time}) AS {_LAST_TIME} FROM {source}{grouped}"
     candidates = (
-        f"SELECT stored.* FROM {source} AS stored JOIN ({times}) AS newest ON stored.{time} = newest.last_time{same}"
+        f"SELECT stored.* FROM {source} AS stored JOIN ({times}) AS newest ON stored.{time} = newest.{_LAST_TIME}{same}"
     )
     return f"{first}SELECT * FROM ({candidates}) QUALIFY row_number() OVER ({by}ORDER BY {order}) = 1"
 

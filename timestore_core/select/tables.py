@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from timestore_core.catalog.snapshots import Head
 from timestore_core.dedupe import VERSION_COLUMN, VERSIONED, Dedupe, dedupe_of
+from timestore_core.engine.inline_tables import ROW_COLUMN
 from timestore_core.errors import InvalidRequest, TooLarge
 from timestore_core.model import Partition, Schema
 from timestore_core.names import quote_identifier
 from timestore_core.partitions.duckdb_file import SQL_TYPES
 from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.located import located
-from timestore_core.query.dedupe_sql import NUMBER_COLUMN, last_rows_sql
+from timestore_core.query.dedupe_sql import NUMBER_COLUMN, last_rows_sql, place_sql
 from timestore_core.query.pruning import overlapping
 from timestore_core.query.rows_sql import StoredRows, gathered_sql, marked_rows_sql
 from timestore_core.runtime import Runtime
@@ -68,7 +69,7 @@ def opened_tables(runtime: Runtime, request: SelectRequest, heads: Mapping[str, 
             else:
                 attach.append(statement)
             relations[partition.id] = format_.relation(location, alias, partition.table_name)
-            numbers[partition.id] = getattr(format_, "row_number", "row_number() OVER ()")
+            numbers[partition.id] = place_sql(format_, partition.schema)
         given: list[tuple[str, bytes]] = []
         views = []
         for name, head in heads.items():
@@ -106,10 +107,10 @@ def _stream(runtime: Runtime, schema: Schema, partition_ids: Sequence[str]) -> b
     """The rows of these partitions as one Arrow IPC stream. Raises PartitionUnreadable."""
     pieces = []
     for one in runtime.inline_loader.load(schema, partition_ids):
-        marks = ((VERSION_COLUMN, one.version), (NUMBER_COLUMN, 0))
-        marked = one.rows
-        for name, value in marks:
-            marked = marked.append_column(name, pa.repeat(pa.scalar(value, pa.int64()), marked.num_rows))
+        count = one.rows.num_rows
+        marked = one.rows.append_column(VERSION_COLUMN, pa.repeat(pa.scalar(one.version, pa.int64()), count))
+        for name in (NUMBER_COLUMN, ROW_COLUMN):
+            marked = marked.append_column(name, pa.array(range(count), pa.int64()))
         pieces.append(marked)
     rows = pa.concat_tables(pieces).combine_chunks()
     sink = pa.BufferOutputStream()

@@ -86,6 +86,12 @@ class _Measurement:
 
     def prepare(self, authorize: Callable[[Dataset | None], None], bad: BadLines, lines: LineTexts) -> None:
         """Read what the dataset is, and make the rows fit it."""
+        if not self._measurement.isprintable():
+            authorize(None)
+            for piece in self._pieces:
+                for number in map(int, piece.lines):
+                    bad.add(number, "the measurement holds a character that cannot be printed", lines[number])
+            return
         self._head = read_head(self._runtime.database, self._slug)
         authorize(self._dataset)
         self._fit(bad, lines)
