@@ -45,10 +45,20 @@ class _Entry:
 
 
 class AttachedFiles:
-    """Attaches each file once, however many queries want it, and never detaches one that is in use."""
+    """Attaches each file once, however many queries want it, and never detaches one that is in use.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, capacity: int, cached_bytes: int) -> None:
+    `detaching` is told of the alias of each that is about to be.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        capacity: int,
+        cached_bytes: int,
+        detaching: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._connection = connection
+        self._detaching = detaching
         self._detacher = connection.cursor()
         self._capacity = capacity
         self._cached_bytes = cached_bytes
@@ -148,6 +158,7 @@ class AttachedFiles:
 
     def _drop(self, entry: _Entry) -> None:
         del self._entries[entry.attachment.alias]
+        self._detaching(entry.attachment.alias)
         try:
             self._detacher.execute(entry.attachment.detach)
         finally:

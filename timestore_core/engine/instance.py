@@ -18,6 +18,7 @@ import structlog
 
 from timestore_core.engine.attached import AttachedFiles
 from timestore_core.engine.inline_tables import InlineTables
+from timestore_core.engine.prepared import PreparedStatements
 from timestore_core.engine.remote import remote_statements, secret_statement
 from timestore_core.names import quote_literal
 from timestore_core.storage import Access, Secret
@@ -88,7 +89,10 @@ class Instance:
         ).fetchone()
         if locked != (False, True):
             raise RuntimeError(f"DuckDB did not keep its configuration: {locked}")
-        self.attached = AttachedFiles(self._connection, limits.max_attached, limits.max_cached_bytes)
+        self.prepared = PreparedStatements(self._connection)
+        self.attached = AttachedFiles(
+            self._connection, limits.max_attached, limits.max_cached_bytes, self.prepared.forget
+        )
         self.inline = InlineTables(self._connection, limits.memory_bytes // _INLINE_SHARE)
         self.leases = 0
         self.retired = False
@@ -121,6 +125,7 @@ class Instance:
             self._sorters.put(sorter)
 
     def close(self) -> None:
+        self.prepared.close()
         self._connection.close()
         self.attached.close()
         shutil.rmtree(self._spill, ignore_errors=True)

@@ -18,6 +18,7 @@ from timestore_core.aggregations import Aggregation
 from timestore_core.engine.attached import Attachment
 from timestore_core.engine.inline_tables import InlineRows, Load, Loaded
 from timestore_core.engine.instance import Engine, Instance, is_disk_full
+from timestore_core.engine.prepared import RUN
 from timestore_core.engine.remote import is_remote
 from timestore_core.errors import InsufficientStorage, InvalidRequest, PartitionUnreadable, TimestoreError, TooLarge
 from timestore_core.model import Schema, TimeRange
@@ -44,6 +45,7 @@ log = structlog.get_logger(__name__)
 _BATCH_ROWS = 32_768
 # Stands for the format of what is a table of the query's own.
 _GATHERED = "gathered"
+_ATTACHED = "duckdb"
 _STREAM_MEMORY_BYTES = 96 * 1024 * 1024
 _STREAMED_ERRORS: Mapping[str, type[duckdb.Error]] = {
     "INTERRUPT Error": duckdb.InterruptException,
@@ -114,6 +116,26 @@ class _Statements:
     def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
         """The statement's rows, read as they are wanted."""
         yield from _streamed(self.cursor.execute(sql).to_arrow_reader(_BATCH_ROWS))
+
+    def batches_again(self, sql: str, aliases: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The same, of a statement over attached files, which is not planned anew where it came before."""
+        with self.instance.prepared.taken(sql, aliases) as prepared:
+            if prepared is None:
+                yield from self.batches(sql)
+                return
+            # What is interrupted is what runs.
+            self.watched.cursor = prepared.cursor
+            try:
+                try:
+                    reader = prepared.cursor.execute(RUN).to_arrow_reader(_BATCH_ROWS)
+                except (duckdb.BinderException, duckdb.CatalogException, duckdb.InvalidInputException):
+                    self.instance.prepared.discard(prepared)
+                    self.watched.cursor = self.cursor
+                    yield from self.batches(sql)
+                    return
+                yield from _streamed(reader)
+            finally:
+                self.watched.cursor = self.cursor
 
 
 class LocalEngine:
@@ -245,7 +267,11 @@ class LocalEngine:
             if len(fragments) == 1:
                 relations = self._attach(on.instance, plan, fragments[0], pinned)
                 inner = undivided_sql(plan, fragments[0], relations, self._functions)
-                yield from on.batches(render(plan.output, inner))
+                sql = render(plan.output, inner)
+                if fragments[0] and all(_is_attached(one) for one in fragments[0]):
+                    yield from on.batches_again(sql, [one.location for one in fragments[0]])
+                else:
+                    yield from on.batches(sql)
                 self._drop_gathered(on, fragments[0])
                 return
         partials = []
@@ -351,6 +377,11 @@ class LocalEngine:
                 instance.attached.forget(partition.location)
                 return _unreadable(partition, alone)
         return error
+
+
+def _is_attached(partition: PlannedPartition) -> bool:
+    """Whether the engine knows when nobody may hold the partition's file open any more."""
+    return partition.format == _ATTACHED and not is_remote(partition.location)
 
 
 def _unreadable(partition: PlannedPartition, error: Exception) -> TimestoreError:
