@@ -6,8 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A file's tests share their services, so they stay together.
-TESTS := $(BIN)/python -m pytest -n auto --dist loadfile
+# A file's tests share their services, so they stay together; the long files come first.
+TESTS := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: install run test check format fuzz soak bench clean
 

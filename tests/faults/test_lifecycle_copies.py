@@ -24,6 +24,8 @@ from tests.faults.own_postgres import OwnPostgres, own_postgres
 from tests.service import Service
 from timestore_core.catalog.identity import read_identity
 
+pytestmark = pytest.mark.extended
+
 with warnings.catch_warnings():
     # The wheel's runtime directory falls back to the temporary one where there is no login session.
     warnings.simplefilter("ignore")

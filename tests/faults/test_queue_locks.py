@@ -18,7 +18,7 @@ from tests.faults.killer import make_killer
 from tests.faults.queue_stand import QueueStand, log_lines, make_hindrance, queue_stand, write_plugin
 from tests.service import Service, Worker, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.extended]
 
 STEPS = ["job.taken", "ingest.decoded", "ingest.file_written", "ingest.file_stored", "ingest.published"]
 NUMBERS = list(range(len(STEPS) + 2))

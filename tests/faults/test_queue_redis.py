@@ -18,6 +18,8 @@ import pytest
 from tests.faults.queue_stand import Mood, QueueStand, RedisProxy, queue_stand, redis_proxy, started_valkey
 from tests.service import Service, batch, free_port, wait_until
 
+pytestmark = pytest.mark.extended
+
 BATCHES = 200
 OUTAGE_S = 10
 # What the proxy does for each kind of weather; Valkey itself is read-only.

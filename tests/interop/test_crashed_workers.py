@@ -13,6 +13,8 @@ from tests.interop.stand import Stand, job_data
 from tests.interop.step_plugin import StepPlugin, make_step_plugin
 from tests.service import batch, wait_until
 
+pytestmark = pytest.mark.extended
+
 WAIT_S = 90
 # Node's worker here: gone is who has not renewed its lock for a second.
 IMPATIENT = {"lockDuration": 1000, "stalledInterval": 500}
