@@ -14,6 +14,8 @@ import pytest
 from tests.faults.lifecycle_stand import LifecycleStand, make_lifecycle_stand, path_of
 from tests.service import Service
 
+pytestmark = pytest.mark.extended
+
 BLOCK_BYTES, HEADER_BYTES = 16_384, 3 * 4096
 
 

@@ -17,6 +17,8 @@ from tests.faults.lifecycle_stand import LifecycleStand, make_lifecycle_stand
 from tests.faults.postgres_proxy import Cut, PostgresProxy, postgres_proxy
 from tests.service import Service, batch, wait_until
 
+pytestmark = pytest.mark.extended
+
 BATCHES, ROWS = 6, 40
 FIRST_MINUTE = {"start": "2024-01-01T00:00:00Z", "end": "2024-01-01T00:00:59Z"}
 

@@ -50,6 +50,8 @@ from pathlib import Path
 import bullmq
 from timestore_core.hookspecs import hookimpl
 
+pytestmark = pytest.mark.extended
+
 ARMED = Path(__file__).parent / "armed"
 run = bullmq.Worker.run
 

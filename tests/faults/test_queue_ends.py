@@ -7,9 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.faults.own_postgres import own_postgres
 from tests.faults.queue_stand import log_lines, make_hindrance, queue_stand
 from tests.service import Service, wait_until
+
+pytestmark = pytest.mark.extended
 
 OUTAGE_S = 10
 

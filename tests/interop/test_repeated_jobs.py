@@ -10,6 +10,8 @@ import pytest
 from tests.interop.stand import Stand, job_data
 from tests.service import batch, wait_until
 
+pytestmark = pytest.mark.extended
+
 WAIT_S = 60
 
 
