@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.extended
+
 ROOT = Path(__file__).parents[2]
 
 OVERWRITES = '''
@@ -65,8 +69,6 @@ import pytest
 from timestore_local.driver import LocalDriver
 from timestore_core.storage import StoredFile
 from timestore_core.testing import StorageDriverContract
-
-pytestmark = pytest.mark.extended
 """
 DRIVER = """
 class {name}(LocalDriver):

@@ -10,6 +10,8 @@ import pytest
 from tests.faults.queue_stand import QueueStand, log_lines, queue_stand, write_plugin
 from tests.service import Service, wait_until
 
+pytestmark = pytest.mark.extended
+
 # Crashes the worker that decodes a batch of the dataset `poison` while the file `armed` is there. Locks are short, so
 # that a crash is found after a second, and a batch is put aside after five.
 POISON = """
@@ -49,8 +51,6 @@ from pathlib import Path
 
 import bullmq
 from timestore_core.hookspecs import hookimpl
-
-pytestmark = pytest.mark.extended
 
 ARMED = Path(__file__).parent / "armed"
 run = bullmq.Worker.run
