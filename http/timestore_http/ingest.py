@@ -87,4 +87,6 @@ def rows_type(req: falcon.Request) -> str | None:
     charset = next((option.partition("=")[2].strip('"') for option in options if option.startswith("charset=")), "")
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise UnsupportedMedia(f"Content-Type: the charset {charset[:40]!r} is not read; send UTF-8")
+    if declared == "text/csv" and "header=absent" in options:
+        raise UnsupportedMedia("Content-Type: CSV without a header is not read; name the columns in a first line")
     return declared

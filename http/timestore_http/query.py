@@ -38,7 +38,7 @@ class QueryResource:
         require(runtime, actor, "read", head.dataset)
         require_json(req)
         body = read_body(req, runtime.settings.query_max_body_bytes, "TIMESTORE_QUERY_MAX_BODY_BYTES")
-        request = parse_query(body, runtime.plugins.aggregations, runtime.settings)
+        request = parse_query(body, runtime.plugins.aggregations, runtime.settings, head.dataset.id)
         if request.as_of is not None:
             # That version or none: a newer one would be another answer.
             try:

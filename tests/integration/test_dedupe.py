@@ -148,6 +148,22 @@ def test_deleted_rows_leave_what_is_kept_as_it_is(make_kept: Callable[..., Kept]
     kept.check()
 
 
+def test_rows_that_are_kept_by_one_time_are_not_deleted_by_another(service: Service) -> None:
+    database = f"db{uuid4().hex[:6]}"
+    slug = f"{database}.m"
+    assert service.client.post(f"/write?db={database}", content="m,host=a x=1 1704067200000000000").status_code == 204
+    body = {
+        "schema": {"fields": [{"name": name, "type": "timestamp"} for name in ("timestamp", "seen")]},
+        "partition": {"key": {}, "timeRange": {"start": iso(START), "end": iso(START)}},
+        "rows": [{"timestamp": iso(START), "seen": iso(START)}],
+    }
+    assert service.ingest(slug, body).status_code == 201
+    answer = service.client.post(
+        f"/admin/datasets/{slug}/delete-rows", json={"timeRange": RANGE, "timestampColumn": "seen"}
+    )
+    assert (answer.status_code, answer.json()["details"][0]["path"]) == (400, "timestampColumn")
+
+
 def test_datasets_become_so_with_what_they_have(service: Service) -> None:
     kept = Kept(service, "rows", "duckdb")
     patched = service.client.patch(f"/admin/datasets/{kept.slug}", json={"metadata": {"dedupe": None}})

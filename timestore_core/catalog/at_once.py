@@ -1,7 +1,8 @@
 """The common case of publishing in one round trip: PostgreSQL's function `publish_batch` does all of it or nothing.
 
 It takes one batch into an active dataset that has a snapshot and knows all of the batch's columns, under a key that
-is not taken. Between the lock of the dataset's row and the commit nobody waits for the network.
+is not taken, none of its rows merged into another. Between the lock of the dataset's row and the commit nobody waits
+for the network.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TIMES = ("created_at", "updated_at", "published_at")
 def publish_at_once(connection: Connection, attempt: Attempt) -> Published | None:
     """The published batch, or None where nothing was done: then the general way decides, and says why."""
     left_s = attempt.publish_before_s - running_s()
-    if len(attempt.claims) != 1 or left_s <= 0:
+    if len(attempt.claims) != 1 or left_s <= 0 or attempt.merged_by is not None:
         return None
     columns, manifest_id = columns_of(attempt), new_id("dm")
     given = _given(attempt, manifest_id, columns, left_s)

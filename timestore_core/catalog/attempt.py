@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from timestore_core.dedupe import UNIQUE
+from timestore_core.dedupe import UNIQUE, Dedupe
 from timestore_core.model import ColumnStatistics, Dataset, Manifest, Partition, Schema, StorageTarget
 
 
@@ -33,6 +33,10 @@ class StaleFileError(Exception):
     """The file is so old that it may be collected before it is published: write it anew."""
 
 
+class StaleRuleError(Exception):
+    """Rows of the attempt were merged by a rule that is no longer the dataset's: merge and write them anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A written file that wants to become part of its dataset: one batch, or several that were put together.
@@ -41,6 +45,7 @@ class Attempt:
     partition that stands in the catalog itself. `dataset_is_new` where there was none of the slug a moment ago;
     `write_format` and `dataset_metadata` are those of the dataset where this attempt makes it. `dedupe_tags` are
     columns that name a row of a dataset that keeps one row per series and time, and that it does not know yet.
+    `merged_by` is the rule by which rows of the batch became one, where some did.
     """
 
     partition_id: str
@@ -67,6 +72,7 @@ class Attempt:
     dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
     dedupe_tags: tuple[str, ...] = ()
     unique_key: tuple[str, ...] | None = None
+    merged_by: Dedupe | None = None
 
     @property
     def partition_metadata(self) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import stamina
 from psycopg.types.json import Jsonb
 
 from timestore_core.catalog.at_once import publish_at_once
-from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published, StaleFileError
+from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published, StaleFileError, StaleRuleError
 from timestore_core.catalog.audit import write_audit
 from timestore_core.catalog.database import Connection, Database, Row, lost_connection, translated
 from timestore_core.catalog.records import dataset_of, manifest_of, partition_of
 from timestore_core.catalog.schemas import EXACT_INTEGER, Merged, merge_schemas
 from timestore_core.catalog.snapshot_rows import CREATED_BY, forget_journalled, insert_snapshot
+from timestore_core.dedupe import dedupe_of
 from timestore_core.errors import Conflict, Unavailable
 from timestore_core.model import Dataset, Schema, new_id
 from timestore_core.times import running_s
@@ -69,9 +70,9 @@ def publish(database: Database, attempt: Attempt) -> Published:
     """Make the attempt's file part of its dataset, or answer with the batch that has its key already.
 
     Raises Conflict when a key was used for other rows or the schema does not fit, and ClaimTakenError when one of
-    several claims was published before, StaleFileError when the file has become too old: nothing was published and
-    nothing will be. Raises Unavailable when
-    PostgreSQL stayed away: whether the last try was committed is then unknown, and the file must stay.
+    several claims was published before, StaleFileError when the file has become too old, StaleRuleError when its rows
+    were merged by another rule: nothing was published and nothing will be. Raises Unavailable when PostgreSQL stayed
+    away: whether the last try was committed is then unknown, and the file must stay.
     """
     try:
         return _try(database, attempt, is_retry=False)
@@ -131,11 +132,26 @@ def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Pub
     require_active(dataset)
     if running_s() > attempt.publish_before_s:
         raise StaleFileError
+    _check_rule(dataset, attempt)
     head = connection.execute(_HEAD, [dataset.id]).fetchone()
     merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
     _check_widening(connection, dataset, merged)
     _add_dedupe_tags(connection, dataset, attempt)
     return insert_snapshot(connection, attempt, locked, head, merged.schema)
+
+
+def _check_rule(dataset: Dataset, attempt: Attempt) -> None:
+    """Another batch may have added a tag, or an administrator changed the rule, since the rows were merged."""
+    merged_by = attempt.merged_by
+    if merged_by is None:
+        return
+    rule = dedupe_of(dataset.metadata, attempt.schema)
+    if (
+        rule is None
+        or {*rule.key, *attempt.dedupe_tags} != set(merged_by.key)
+        or (rule.time_column, rule.merge) != (merged_by.time_column, merged_by.merge)
+    ):
+        raise StaleRuleError
 
 
 def _add_dedupe_tags(connection: Connection, dataset: Dataset, attempt: Attempt) -> None:

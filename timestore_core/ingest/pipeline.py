@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from timestore_core.catalog import publish as catalog
-from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published, StaleFileError
+from timestore_core.catalog.attempt import Attempt, Claim, ClaimTakenError, Published, StaleFileError, StaleRuleError
+from timestore_core.catalog.datasets import find_dataset
 from timestore_core.dedupe import Dedupe, dedupe_of, without_repeats
 from timestore_core.errors import Unavailable
 from timestore_core.ingest.envelope import Envelope, parse_batch
@@ -51,7 +52,7 @@ class Work:
     """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim.
 
     `write_format` and `dataset_metadata` are those of the dataset where this makes it, `dedupe_tags` those of
-    `Attempt`. `unique_key` are the columns that no two of the rows have alike (`dedupe`).
+    `Attempt`. `unique_key` are the columns that no two of the rows have alike (`dedupe`), `merged_by` as there.
     """
 
     slug: str
@@ -63,6 +64,7 @@ class Work:
     dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
     dedupe_tags: tuple[str, ...] = ()
     unique_key: tuple[str, ...] | None = None
+    merged_by: Dedupe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,21 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
     an unknown storage target, Conflict for a reused key or an incompatible schema, ClaimTakenError when one of
     several claims was published before, InsufficientStorage and Unavailable when a dependency fails.
     """
+    while True:
+        try:
+            return _ingest(runtime, work, dataset)
+        except StaleRuleError:
+            dataset = find_dataset(runtime.database, work.slug)
+
+
+def _ingest(runtime: Runtime, work: Work, dataset: Dataset | None) -> Ingested:
     target = runtime.targets.for_ingest(work.envelope.storage_target_id, dataset)
     received = work.rows.num_rows
     rule = _dedupe(work, dataset)
     if rule is not None:
-        work = replace(work, rows=without_repeats(work.rows, rule), unique_key=rule.key)
+        rows = without_repeats(work.rows, rule)
+        merged_by = rule if rows.num_rows < received else None
+        work = replace(work, rows=rows, unique_key=rule.key, merged_by=merged_by)
     content = _inline_content(runtime, work, dataset)
     # Where no file is written, the transaction finds a known key as soon.
     replay = _replay(runtime, work, dataset) if content is None else None
@@ -218,6 +230,7 @@ def _publish(
         dataset_metadata=work.dataset_metadata,
         dedupe_tags=work.dedupe_tags,
         unique_key=work.unique_key,
+        merged_by=work.merged_by,
     )
     try:
         published = catalog.publish(runtime.database, attempt)

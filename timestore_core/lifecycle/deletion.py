@@ -110,6 +110,12 @@ def _candidates(runtime: Runtime, head: Head, deletion: Deletion) -> list[Partit
     """The partitions whose key and statistics do not rule such rows out."""
     if head.schema.fields and head.schema.type_of(deletion.timestamp_column) != "timestamp":
         raise InvalidRequest.at("timestampColumn", f"{deletion.timestamp_column!r} is no timestamp of this dataset")
+    rule = dedupe_of(head.dataset.metadata, head.schema)
+    if rule is not None and deletion.timestamp_column != rule.time_column:
+        # The row that such a one had replaced, with another time here, would be back.
+        raise InvalidRequest.at(
+            "timestampColumn", f"this dataset keeps one row per series and {rule.time_column!r}: delete by that column"
+        )
     found = []
     for partition in runtime.snapshots.partitions(head):
         if any(partition.partition_key.get(key) not in values for key, values in deletion.partition_key.items()):

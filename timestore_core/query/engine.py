@@ -241,15 +241,18 @@ class LocalEngine:
         """How many of the plan's rows are in each bin of this width, over the range."""
         found = Counter[int]()
         on.watched.restart()
-        whole = narrowed(plan, range_)
-        for fragment in self._fragments(whole):
+        whole = replace(narrowed(plan, range_), columns=())
+        fragments = self._fragments(on, whole)
+        for fragment in fragments:
             with ExitStack() as pinned:
                 relations = self._attach(on.instance, plan, fragment, pinned)
                 sql = histogram_sql(whole, union_sql(whole, fragment, relations), range_, width_us)
                 found.update(dict(on.cursor.execute(sql).fetchall()))
+        self._drop_gathered(on, fragments[0])
         return found
 
-    def _fragments(self, plan: QueryPlan) -> list[tuple[PlannedPartition, ...]]:
+    def _fragments(self, on: _Statements, plan: QueryPlan) -> list[tuple[PlannedPartition, ...]]:
+        """The plan's partitions by so many as may be attached. The first may have tables that have to be dropped."""
         size = self._fragment_size
         if len(plan.partitions) <= size:
             return [plan.partitions]
@@ -257,12 +260,12 @@ class LocalEngine:
         overlapping = tuple(one for one in plan.partitions if one.overlaps)
         others = [one for one in plan.partitions if not one.overlaps]
         parts = [tuple(others[at : at + size]) for at in range(0, len(others), size)]
+        if len(overlapping) > size:
+            overlapping = self._gathered(on, plan, overlapping)
         return [overlapping, *parts] if overlapping else parts
 
     def _run_at_once(self, on: _Statements, plan: QueryPlan, render: Render) -> Iterator[pa.RecordBatch]:
-        fragments, size = self._fragments(plan), self._fragment_size
-        if len(fragments[0]) > size:
-            fragments[0] = self._gathered(on, plan, fragments[0])
+        fragments = self._fragments(on, plan)
         with ExitStack() as pinned:
             if len(fragments) == 1:
                 relations = self._attach(on.instance, plan, fragments[0], pinned)

@@ -100,8 +100,10 @@ class QueryRequest:
         return "raw" if self.group_by is None and not self.aggregations else "aggregated"
 
 
-def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Settings) -> QueryRequest:
-    """The query in the body. Raises InvalidRequest naming every field at fault."""
+def parse_query(
+    body: bytes, functions: Mapping[str, Aggregation], settings: Settings, dataset_id: str = ""
+) -> QueryRequest:
+    """The query in the body, its cursor one of this dataset's. Raises InvalidRequest naming every field at fault."""
     wire = decode(body, WireQuery)
     problems: list[Problem] = []
     time_range = checked_range(wire.time_range, "timeRange", problems)
@@ -126,7 +128,8 @@ def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Set
         )
     if isinstance(wire.as_of, str) and "\0" in wire.as_of:
         problems.append(Problem("asOf", "holds a NUL character"))
-    question = _fingerprint(msgspec.structs.replace(wire, cursor=msgspec.UNSET, limit=None, as_of=None, explain=False))
+    same = msgspec.structs.replace(wire, cursor=msgspec.UNSET, limit=None, as_of=None, explain=False)
+    question = _fingerprint(same, dataset_id)
     position = None
     if isinstance(wire.cursor, str) and wire.cursor:
         position = read_cursor(wire.cursor, question, problems)
@@ -155,8 +158,8 @@ def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Set
     )
 
 
-def _fingerprint(wire: WireQuery) -> str:
-    return hashlib.blake2b(msgspec.json.encode(wire), digest_size=12).hexdigest()
+def _fingerprint(wire: WireQuery, dataset_id: str = "") -> str:
+    return hashlib.blake2b(msgspec.json.encode([wire, dataset_id]), digest_size=12).hexdigest()
 
 
 def _partition_key(

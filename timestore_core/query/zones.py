@@ -12,6 +12,8 @@ _SECOND_US = 1_000_000
 _DAY_US = 86_400 * _SECOND_US
 # No zone has changed its clocks and back within less than this, but for a few moments before 1920.
 _STEP_US = 7 * _DAY_US
+# What the machine is set to, and what it is before it is set.
+_NO_ZONES = {"localtime", "Factory"}
 _FIRST_US, _LAST_US = -62_135_510_400 * _SECOND_US, 253_402_214_400 * _SECOND_US
 
 
@@ -67,7 +69,7 @@ UTC_ZONE = Zone(0, ())
 @lru_cache(maxsize=1)
 def zone_names() -> frozenset[str]:
     """The names of the IANA database that are known here."""
-    return frozenset(available_timezones()) | {"UTC"}
+    return (frozenset(available_timezones()) | {"UTC"}) - _NO_ZONES
 
 
 @lru_cache(maxsize=64)

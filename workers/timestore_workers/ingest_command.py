@@ -14,13 +14,13 @@ from timestore_core.model import FIELD_TYPES, FieldType
 from timestore_workers.files import FileFormat, ReadOptions
 from timestore_workers.layout import Layout, infer_layout
 from timestore_workers.sending import WINDOW_KEY, Checked, PartitionBy, Plan, Sent, check, send
+from timestore_workers.service_url import DEFAULT_URL
 from timestore_workers.sources import open_source
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-DEFAULT_URL = "http://127.0.0.1:4100"
 WIDTHS = {"1s": 1, "1m": 60, "5m": 300, "1h": 3600, "6h": 21_600, "1d": 86_400, "1w": 604_800}
 
 

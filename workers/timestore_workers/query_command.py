@@ -15,6 +15,7 @@ import typer
 
 from timestore_core.errors import InvalidRequest, TimestoreError
 from timestore_core.times import format_time, from_us, parse_time_us
+from timestore_workers.service_url import DEFAULT_URL
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ def query(
         Literal["table", "csv", "json"] | None,
         typer.Option("--format", help="Default: table on a terminal, else csv. csv and json are complete."),
     ] = None,
-    url: Annotated[str, typer.Option(envvar="TIMESTORE_URL", help="Where the service is.")] = "http://127.0.0.1:4100",
+    url: Annotated[str, typer.Option(envvar="TIMESTORE_URL", help="Where the service is.")] = DEFAULT_URL,
     user: Annotated[str | None, typer.Option(envvar="TIMESTORE_IAM_USER", help="Who asks: sent as x-iam-user.")] = None,
     scopes: Annotated[
         str | None, typer.Option(envvar="TIMESTORE_IAM_SCOPES", help="Scopes, a,b: sent as x-iam-scopes.")
