@@ -114,7 +114,8 @@ class ColumnStatistics:
     `minimum` and `maximum` are JSON scalars (times as microseconds, strings cut to a prefix) or None when
     every value is NULL; `exact` is False where a string was cut, so that the bounds only enclose, and where a
     double's values include NaN (which lies between no bounds) or infinities (then there are no bounds at all).
-    `values` are all those of a string column that has few, or None.
+    `values` are all those of a string column that has few, or None; `decimals` are the digits after the point that the
+    values of a double column have at most, or None where they are many.
     """
 
     minimum: int | float | str | bool | None
@@ -122,11 +123,14 @@ class ColumnStatistics:
     nulls: int
     exact: bool = True
     values: frozenset[str] | None = None
+    decimals: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {"min": self.minimum, "max": self.maximum, "nulls": self.nulls}
         if self.values is not None:
             value["values"] = sorted(self.values)
+        if self.decimals is not None:
+            value["decimals"] = self.decimals
         return value if self.exact else {**value, "exact": False}
 
     @classmethod
@@ -137,7 +141,7 @@ class ColumnStatistics:
             low, high = (None if end is None else float(end) for end in (low, high))
         values = value.get("values")
         few = None if values is None else frozenset(values)
-        return cls(low, high, value.get("nulls", 0), value.get("exact", True), few)
+        return cls(low, high, value.get("nulls", 0), value.get("exact", True), few, value.get("decimals"))
 
 
 @dataclass(frozen=True, slots=True)

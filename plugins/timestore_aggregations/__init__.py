@@ -24,11 +24,12 @@ _REST_FACTOR = 2.0**62
 class _Total:
     """One way to add a column up: `partial` gives sums over it, `whole` makes the total out of them.
 
-    The sums of parts are added up to those of the whole before `whole` is taken.
+    The sums of parts are added up, by `add`, to those of the whole before `whole` is taken.
     """
 
     partial: Callable[[str], tuple[str, ...]]
     whole: Callable[[Sequence[str]], str]
+    add: str = "sum"
 
 
 _PLAIN = _Total(partial=lambda column: (f"sum({column})",), whole=lambda sums: sums[0])
@@ -81,12 +82,12 @@ def _sum(total: _Total) -> Aggregation:
         sql=lambda column, _: total.whole(total.partial(column)),
         combine=Decomposable(
             partial=lambda column, _: total.partial(column),
-            merge=lambda states, _: total.whole(_added(states)),
+            merge=lambda states, _: total.whole(_added(total, states)),
         ),
         result=lambda type_: type_ or "double",
         default_alias=prefixed("sum"),
         column_types=_NUMBERS,
-        exact=lambda scale: _sum(_fixed_point(scale)),
+        exact=lambda scale: _sum(_exact(scale)),
     )
 
 
@@ -96,21 +97,32 @@ def _avg(total: _Total) -> Aggregation:
         sql=lambda column, _: f"{total.whole(total.partial(column))} / count({column})",
         combine=Decomposable(
             partial=lambda column, _: (*total.partial(column), f"count({column})"),
-            merge=lambda states, _: f"{total.whole(_added(states[:-1]))} / sum({states[-1]})",
+            merge=lambda states, _: f"{total.whole(_added(total, states[:-1]))} / sum({states[-1]})",
         ),
         result=lambda _: "double",
         default_alias=prefixed("avg"),
         column_types=_NUMBERS,
-        exact=lambda scale: _avg(_fixed_point(scale)),
+        exact=lambda scale: _avg(_exact(scale)),
     )
 
 
-def _added(states: Sequence[str]) -> list[str]:
-    return [f"sum({state})" for state in states]
+def _added(total: _Total, states: Sequence[str]) -> list[str]:
+    return [f"{total.add}({state})" for state in states]
+
+
+def _exact(scale: Scale) -> _Total:
+    """Doubles added up so that the order of the rows leaves no trace in the last digits."""
+    return _fixed_point(scale) if scale.decimals is None else _decimal(scale.decimals)
+
+
+def _decimal(decimals: int) -> _Total:
+    """Few digits after the point: what a compensated sum is off by is less than the last one, and is rounded away."""
+    factor = f"{10.0**decimals:.1f}::DOUBLE"
+    return _Total(lambda column: (f"fsum({column})",), lambda sums: f"round({sums[0]} * {factor}) / {factor}", "fsum")
 
 
 def _fixed_point(scale: Scale) -> _Total:
-    """Doubles added up as integers, which is exact, so that the order of the rows leaves no trace in the last digits.
+    """Doubles added up as integers, which is exact.
 
     A value is two integers of 62 bits: it scaled and rounded, and the rest. So it is kept to 2**-124 of the column's
     largest, and whole if it is more than 2**-71 of that: the total of one value is the value. With the first integer

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -269,6 +270,23 @@ def test_integers_of_before_the_column_was_widened_count_as_doubles(stand: Stand
     assert stand.ask(before, downsample=asked) == stand.ask(after, downsample=asked)
 
 
+@pytest.mark.parametrize(("largest", "decimals"), [(100.0, 2), (50_000.0, 1), (1e9, 0), (0.5, 6)])
+def test_decimals_are_added_up_as_on_paper_in_every_layout(stand: Stand, largest: float, decimals: int) -> None:
+    draw = random.Random(decimals)
+    values = [round(draw.uniform(-largest / 100, largest), decimals) for _ in range(3000)]
+    rows = [row(draw.randrange(3 * HOUR_US), one) for one in values]
+    layouts = stand.layouts(rows)
+
+    answers = {stand.ask(layout, downsample=hourly("sum", "avg")) for layout in layouts}
+
+    plan = stand.plan_of(layouts[2], downsample=hourly("sum"))
+    assert [scale.decimals for _, scale in plan.scales] == [decimals]
+    (answer,) = answers
+    for (_, mine), found in zip(sorted(by_hour(rows).items()), json.loads(answer)["rows"], strict=True):
+        total = float(sum(Decimal(repr(one)) for one in mine))
+        assert (found["sum"], found["avg"]) == (total, total / len(mine))
+
+
 def test_averages_of_large_integers_are_the_same_bytes_in_every_layout(stand: Stand) -> None:
     draw = random.Random(3)
     rows = [row(draw.randrange(200 * HOUR_US), 1.0, n=draw.randrange(-(2**62), 2**62)) for _ in range(2000)]
@@ -325,8 +343,8 @@ def test_the_smallest_of_two_zeros_has_no_sign(stand: Stand) -> None:
 # What the statistics say of a column, and what follows for its scale.
 
 
-def known(minimum: Any, maximum: Any, nulls: int = 0, exact: bool = True) -> Partition:
-    statistics = {"x": ColumnStatistics(minimum, maximum, nulls, exact)}
+def known(minimum: Any, maximum: Any, nulls: int = 0, exact: bool = True, decimals: int | None = None) -> Partition:
+    statistics = {"x": ColumnStatistics(minimum, maximum, nulls, exact, decimals=decimals)}
     return partition_of("known", SCHEMA, 10, statistics)
 
 
@@ -356,7 +374,11 @@ def scales_of(partitions: Sequence[Partition], *functions: str) -> dict[str, Sca
         ([known(0.0, 0.0)], Scale(62, False)),
         ([known(0.0, 2.0**-900)], Scale(961, False)),
         ([known(0.0, 2.0**63)], Scale(-2, False)),
-        ([], Scale(62, False)),
+        ([known(0.0, 3.0, decimals=1), known(0.0, 1.0, decimals=2), without_the_column()], Scale(60, False, 2)),
+        ([known(0.0, 3.0, decimals=1), known(0.0, 1.0)], Scale(60, False)),
+        ([known(0.0, 2.0**44, decimals=0)], Scale(17, False, 0)),
+        ([known(0.0, 2.0**44, decimals=0), known(0.0, 1.0, decimals=1)], Scale(17, False)),
+        ([], Scale(62, False, 0)),
         ([known(0.0, 3.0), unknown()], None),
         ([known(0.0, 3.0), known(None, None, exact=False)], None),
         ([known(0.0, 3.0), known(None, None, nulls=9, exact=False)], None),
@@ -389,7 +411,13 @@ def test_only_what_has_an_exact_form_is_given_a_scale() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([1.0, -2.0, None], ColumnStatistics(-2.0, 1.0, 1)),
+        ([1.0, -2.0, None], ColumnStatistics(-2.0, 1.0, 1, decimals=0)),
+        ([1.0, -2.25, -0.0], ColumnStatistics(-2.25, 1.0, 0, decimals=2)),
+        ([0.1, 0.2, 99.99], ColumnStatistics(0.1, 99.99, 0, decimals=2)),
+        ([0.1] * 200 + [1e-6], ColumnStatistics(1e-6, 0.1, 0, decimals=6)),
+        ([0.1 + 0.2], ColumnStatistics(0.1 + 0.2, 0.1 + 0.2, 0)),
+        ([1e-7], ColumnStatistics(1e-7, 1e-7, 0)),
+        ([0.5, 1e300], ColumnStatistics(0.5, 1e300, 0)),
         ([None, None], ColumnStatistics(None, None, 2)),
         ([], ColumnStatistics(None, None, 0)),
         ([1.0, math.nan, None], ColumnStatistics(1.0, 1.0, 1, exact=False)),

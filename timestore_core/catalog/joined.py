@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from timestore_core.model import ColumnStatistics, Partition, Schema
+from timestore_core.partitions.statistics import common_decimals
 
 _FORMAT = "inline"
 _FEW_VALUES = 64
@@ -76,7 +77,8 @@ def _merged(name: str, parts: list[Partition]) -> ColumnStatistics:
     exact = all(one.exact for one, _ in known if one is not None)
     if not lows:
         return ColumnStatistics(None, None, nulls, exact)
-    return ColumnStatistics(min(lows), max(highs), nulls, exact, _values(known))
+    decimals = common_decimals(name, parts) if parts[-1].schema.type_of(name) == "double" else None
+    return ColumnStatistics(min(lows), max(highs), nulls, exact, _values(known), decimals)
 
 
 def _values(known: list[tuple[ColumnStatistics | None, int]]) -> frozenset[str] | None:

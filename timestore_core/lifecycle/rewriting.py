@@ -24,6 +24,7 @@ from timestore_core.partitions.format import Layout, WrittenFile
 from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.partitions.inspect import inspect
 from timestore_core.partitions.located import located
+from timestore_core.partitions.statistics import common_decimals
 from timestore_core.partitions.stored import Place, StoredPartition, store_partition
 from timestore_core.query.dedupe_sql import distinct_count_sql, place_sql, unreplaced_sql
 from timestore_core.query.pruning import overlapping
@@ -233,12 +234,22 @@ def _written(runtime: Runtime, sources: Opened, asked: Rewrite, path: Path) -> W
         series = [name for name in order if name in asked.dedupe.key]
         select = unreplaced_sql(marked, asked.dedupe, asked.schema.names, series)
     format_.copy(cursor, path, asked.table_name, select, Layout(expected, ROW_GROUP_ROWS))
-    written = _inspected(cursor, runtime, asked, path)
+    written = _with_decimals(_inspected(cursor, runtime, asked, path), asked)
     if not asked.where and asked.dedupe is None:
         _check(asked, written, expected)
     elif asked.dedupe is not None:
         _check_keys(cursor, sources, asked, written)
     return written
+
+
+def _with_decimals(written: WrittenFile, asked: Rewrite) -> WrittenFile:
+    """Rows that were only put together have no more digits after the point than they had."""
+    statistics = dict(written.statistics)
+    for field in asked.schema.fields:
+        if field.type == "double" and statistics[field.name].exact:
+            decimals = common_decimals(field.name, asked.sources)
+            statistics[field.name] = replace(statistics[field.name], decimals=decimals)
+    return replace(written, statistics=statistics)
 
 
 def _check_keys(cursor: duckdb.DuckDBPyConnection, sources: Opened, asked: Rewrite, written: WrittenFile) -> None:

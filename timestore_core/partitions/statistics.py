@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from timestore_core.model import ColumnStatistics, FieldType, Schema
+from timestore_core.model import ColumnStatistics, FieldType, Partition, Schema
 
 # Bounds of a string column are cut to this many characters, so that one long text cannot bloat the catalog.
 BOUND_LENGTH = 64
 # A string column's values are all noted where they are few and short.
 MAX_VALUES = 128
 _MAX_VALUES_LENGTH = 2048
+# Digits after the point that are looked for in a double column.
+MAX_DECIMALS = 6
+_SAMPLE = 64
+# Scaled values up to this are rounded to an integer without an error.
+_MOST_SCALED = 2.0**51
 
 
 def column_statistics(schema: Schema, rows: pa.Table) -> Mapping[str, ColumnStatistics]:
@@ -29,7 +37,8 @@ def _statistics(type_: FieldType, column: pa.ChunkedArray) -> ColumnStatistics:
     ends = pc.min_max(column.cast(pa.int64()) if type_ == "timestamp" else column).as_py()
     low, high = ends["min"], ends["max"]
     if type_ == "double":
-        return _double_statistics(low, high, nulls, has_nan=pc.any(pc.is_nan(column)).as_py())
+        known = _double_statistics(low, high, nulls, has_nan=pc.any(pc.is_nan(column)).as_py())
+        return replace(known, decimals=_decimals(column, known)) if known.exact else known
     if type_ != "string":
         return ColumnStatistics(low, high, nulls)
     distinct = pc.unique(column)
@@ -44,6 +53,37 @@ def few_values(found: Collection[str | None]) -> frozenset[str] | None:
     if len(values) > MAX_VALUES or sum(map(len, values)) > _MAX_VALUES_LENGTH or any("\0" in one for one in values):
         return None
     return values
+
+
+def common_decimals(name: str, partitions: Iterable[Partition]) -> int | None:
+    """The digits after the point that a double column has at most over all the partitions, or None."""
+    most = 0
+    for partition in partitions:
+        known, type_ = partition.statistics.get(name), partition.schema.type_of(name)
+        if type_ in (None, "integer") or (known.nulls if known else 0) == partition.row_count:
+            continue
+        if known is None or known.decimals is None:
+            return None
+        most = max(most, known.decimals)
+    return most
+
+
+def _decimals(column: pa.ChunkedArray, known: ColumnStatistics) -> int | None:
+    """With how many digits after the point each value of the column, which are all finite, is what it is."""
+    values = (column.drop_null() if known.nulls else column).to_numpy()
+    sample = values[:: max(1, len(values) // _SAMPLE)]
+    largest = max(abs(float(known.minimum or 0)), abs(float(known.maximum or 0)))
+    for decimals in range(MAX_DECIMALS + 1):
+        factor = 10.0**decimals
+        if largest * factor > _MOST_SCALED:
+            return None
+        if _are_decimal(sample, factor) and _are_decimal(values, factor):
+            return decimals
+    return None
+
+
+def _are_decimal(values: npt.NDArray[np.float64], factor: float) -> bool:
+    return bool((np.rint(values * factor) / factor == values).all())
 
 
 def _double_statistics(low: float, high: float, nulls: int, has_nan: bool) -> ColumnStatistics:

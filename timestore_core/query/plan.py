@@ -10,6 +10,7 @@ from timestore_core.aggregations import Aggregation, Scale
 from timestore_core.dedupe import Dedupe
 from timestore_core.errors import InvalidRequest, Problem
 from timestore_core.model import Field, FieldType, Partition, ResultField, Schema, TimeRange
+from timestore_core.partitions.statistics import common_decimals
 from timestore_core.query.asked import AskedAggregation
 from timestore_core.query.buckets import Bucket
 from timestore_core.query.downsampling import Fill
@@ -22,6 +23,9 @@ _SCALED_BITS = 62
 # Columns that reach further are added up plainly. A larger value, such as 1e20 or 3.4e38, mostly stands for "none",
 # and beside it what was measured would lose its digits; below the smallest, doubles run out of digits themselves.
 _SMALLEST, _LARGEST = 2.0**-900, 2.0**64
+# Of values with few digits after the point, the largest sum in units of the last one that is added up compensated: it
+# is off by 2**-50 of the values' magnitudes at most, their own rounding included.
+_MOST_SUMMED = 2.0**48
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,7 @@ def column_scales(
     return tuple((name, scale) for name, scale in scales if scale is not None)
 
 
-def _scale(name: str, partitions: Iterable[Partition]) -> Scale | None:
+def _scale(name: str, partitions: Collection[Partition]) -> Scale | None:
     """The column's scale, or None where a partition's values are not known to be within useful bounds."""
     largest, guarded = 0.0, False
     for partition in partitions:
@@ -185,7 +189,11 @@ def _scale(name: str, partitions: Iterable[Partition]) -> Scale | None:
             guarded = guarded or not known.exact
     if largest and not _SMALLEST <= largest < _LARGEST:
         return None
-    return Scale(_SCALED_BITS - math.frexp(largest)[1], guarded)
+    rows = sum(one.row_count for one in partitions)
+    decimals = common_decimals(name, partitions)
+    if decimals is not None and rows * largest * 10.0**decimals > _MOST_SUMMED:
+        decimals = None
+    return Scale(_SCALED_BITS - math.frexp(largest)[1], guarded, decimals)
 
 
 def _check_time_column(request: QueryRequest, schema: Schema, problems: list[Problem]) -> None:

@@ -193,6 +193,21 @@ class AggregationContract:
                 assert_same(exactly.undivided("double", [values]), whole)
                 assert_same(asking.undivided("double", [values]), whole, self._allowed(values))
 
+    def test_its_exact_form_is_the_same_where_values_have_few_decimals(
+        self, aggregation: Aggregation, asking: Asking
+    ) -> None:
+        if aggregation.exact is None:
+            pytest.skip("has no exact form")
+        for seed in range(3):
+            values = [value and round(value, 2) for value in _random_values("double", seed)]
+            exactly = asking.of(scale=Scale(40, guarded=False, decimals=2))
+            whole = exactly.undivided("double", [values])
+            for parts in _splits(values):
+                assert_same(exactly.merged("double", parts), whole, 0.0, f"over the parts {parts!r}"[:600])
+            random.Random(seed).shuffle(values)
+            assert_same(exactly.undivided("double", [values]), whole)
+            assert_same(asking.undivided("double", [values]), whole, self._allowed(values))
+
     def test_the_states_of_a_part_are_as_many_as_their_merge_reads(
         self, aggregation: Aggregation, parameters: Parameters
     ) -> None:
