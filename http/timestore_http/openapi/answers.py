@@ -152,6 +152,7 @@ def _records() -> Json:
                 "nulls": COUNT,
                 "exact": {"const": False},
                 "values": array_of(TEXT),
+                "decimals": COUNT,
             },
             description="Times are microseconds since 1970-01-01 UTC. `exact` is false where a long text was cut. "
             "`values` are all those of a text column that has few.",
