@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,13 +27,13 @@ from timestore_core.partitions.inline import FORMAT as INLINE
 from timestore_core.query.dedupe_sql import marked_sql, place_sql
 from timestore_core.query.plan import PlannedPartition, QueryPlan
 from timestore_core.query.render_sql import Render
-from timestore_core.query.slices import histogram_sql, is_sliced, narrowed, slices
+from timestore_core.query.slices import first_count, histogram_sql, is_sliced, narrowed, slice_rows, slices
 from timestore_core.query.sql import (
+    answer_sql,
     gathered_rows_sql,
     merge_sql,
     needed_fields,
     partial_sql,
-    undivided_sql,
     union_sql,
 )
 from timestore_core.query.watch import Watchdog, Watched
@@ -157,14 +156,15 @@ class LocalEngine:
         if not plan.partitions and not plan.answers_nothing:
             return
         try:
-            with (
-                self._engine_for(plan) as engine,
-                engine.lease(access) as instance,
-                instance.cursor() as cursor,
-                self._watchdog.watching(cursor, plan.timeout_ms, is_gone) as watched,
-            ):
-                for batch in self._guarded(plan, self._run(_Statements(instance, cursor, watched), plan, render)):
-                    with watched.paused():
+            counts: Mapping[int, int] = {}
+            if is_sliced(plan):
+                with self._statements(self._engine, plan, access, is_gone) as on:
+                    counts = self._counted(on, plan, *first_count(plan))
+                if sum(counts.values()) <= slice_rows(plan):
+                    plan = replace(plan, counted=sum(counts.values()))
+            with self._engine_for(plan) as engine, self._statements(engine, plan, access, is_gone) as on:
+                for batch in self._guarded(plan, self._run(on, plan, render, counts)):
+                    with on.watched.paused():
                         yield batch
         except duckdb.OutOfMemoryException as error:
             raise TooLarge(
@@ -201,6 +201,17 @@ class LocalEngine:
         self._engine.close()
 
     @contextmanager
+    def _statements(
+        self, engine: Engine, plan: QueryPlan, access: Access, is_gone: Callable[[], bool] | None
+    ) -> Iterator[_Statements]:
+        with (
+            engine.lease(access) as instance,
+            instance.cursor() as cursor,
+            self._watchdog.watching(cursor, plan.timeout_ms, is_gone) as watched,
+        ):
+            yield _Statements(instance, cursor, watched)
+
+    @contextmanager
     def _engine_for(self, plan: QueryPlan) -> Iterator[Engine]:
         """The engine that all share; for a long stream one of its own, which does not fill memory with what passes."""
         if is_sliced(plan):
@@ -222,12 +233,19 @@ class LocalEngine:
                 )
             yield batch
 
-    def _run(self, on: _Statements, plan: QueryPlan, render: Render) -> Iterator[pa.RecordBatch]:
+    def _run(
+        self, on: _Statements, plan: QueryPlan, render: Render, counts: Mapping[int, int]
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows, in slices where they are many; `counts` is what was counted for these already."""
         if not is_sliced(plan):
             yield from self._run_at_once(on, plan, render)
             return
-        left, skip = plan.row_limit, plan.skip
-        for part in slices(plan, partial(self._counted, on, plan)):
+        left, skip, first = plan.row_limit, plan.skip, first_count(plan)
+
+        def counted(range_: TimeRange, width_us: int) -> Mapping[int, int]:
+            return counts if (range_, width_us) == first else self._counted(on, plan, range_, width_us)
+
+        for part in slices(plan, counted):
             on.watched.restart()
             # What a page leaves out is at its first moment, so all of it in the first slice.
             part, skip = replace(part, row_limit=left, skip=skip), 0
@@ -269,8 +287,7 @@ class LocalEngine:
         with ExitStack() as pinned:
             if len(fragments) == 1:
                 relations = self._attach(on.instance, plan, fragments[0], pinned)
-                inner = undivided_sql(plan, fragments[0], relations, self._functions)
-                sql = render(plan.output, inner)
+                sql = answer_sql(plan, fragments[0], relations, self._functions, render)
                 if fragments[0] and all(_is_attached(one) for one in fragments[0]):
                     yield from on.batches_again(sql, [one.location for one in fragments[0]])
                 else:
@@ -286,7 +303,7 @@ class LocalEngine:
                 on.cursor.execute(f"CREATE TEMP TABLE {name} AS {sql}")
                 partials.append(name)
         inner = merge_sql(plan, partials, self._functions)
-        yield from on.batches(render(plan.output, inner))
+        yield from on.batches(render.sql(plan.output, inner))
         for name in partials:
             on.cursor.execute(f"DROP TABLE {name}")
         self._drop_gathered(on, fragments[0])

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from timestore_core.model import ResultField
 from timestore_core.query.cursor import Position, write_cursor
 from timestore_core.query.plan import QueryPlan
-from timestore_core.query.render_sql import columns_sql
+from timestore_core.query.render_sql import COLUMNS
 from timestore_core.query.request import QueryRequest
 from timestore_core.runtime import Runtime
 from timestore_core.storage import Access
@@ -25,7 +25,7 @@ def next_cursor(
         return None
 
     def times(asked: QueryPlan) -> pa.ChunkedArray:
-        found = [batch.column(0) for batch in runtime.engine.batches(asked, access, columns_sql, is_gone)]
+        found = [batch.column(0) for batch in runtime.engine.batches(asked, access, COLUMNS, is_gone)]
         return pa.chunked_array(found) if found else pa.chunked_array([], pa.int64())
 
     if plan.is_raw and not plan.latest:

@@ -73,7 +73,7 @@ class QueryPlan:
     `scales` are those of the double columns whose aggregations have an exact form. `skip` rows that met everything
     are left out before the first. `zone` is the bucket's, over the rows' times or, where gaps are filled, over
     `fill_range`. Where there are `constants` they are the answer's one row, and no file is read. `ruled_out` says how
-    many partitions were left out, and why.
+    many partitions were left out, and why. `counted` is how many rows there are, where they were counted.
     """
 
     dataset_id: str
@@ -103,6 +103,12 @@ class QueryPlan:
     ruled_out: tuple[tuple[str, int], ...] = ()
     dedupe: Dedupe | None = None
     dedupe_fields: tuple[Field, ...] = ()
+    counted: int | None = None
+
+    @property
+    def rows_at_most(self) -> int:
+        """How many stored rows the answer is made of at most."""
+        return sum(one.rows for one in self.partitions) if self.counted is None else self.counted
 
     @property
     def is_raw(self) -> bool:

@@ -34,10 +34,16 @@ def slice_rows(plan: QueryPlan) -> int:
 
 def is_sliced(plan: QueryPlan) -> bool:
     """Whether the plan's answer comes in slices: plain rows, and more of them than one slice should have."""
-    at_most = min(plan.row_limit, sum(partition.rows for partition in plan.partitions))
+    at_most = min(plan.row_limit, plan.rows_at_most)
     # Rows of which the last written counts are only found together where they have this time in common.
     whole = plan.dedupe is None or plan.timestamp_column in plan.dedupe.key
     return plan.is_raw and not plan.latest and whole and at_most > slice_rows(plan)
+
+
+def first_count(plan: QueryPlan) -> tuple[TimeRange, int]:
+    """What `slices` has counted first: over all of the plan's range, in bins of this width."""
+    range_ = _span(plan)
+    return range_, _width(range_, plan.rows_at_most, slice_rows(plan))
 
 
 def slices(plan: QueryPlan, counted: Counted) -> Iterator[QueryPlan]:
@@ -45,16 +51,15 @@ def slices(plan: QueryPlan, counted: Counted) -> Iterator[QueryPlan]:
     target = slice_rows(plan)
     taken: list[_Bin] = []
     rows = 0
-    total = sum(partition.rows for partition in plan.partitions)
-    bins = _bins(_span(plan), total, target, counted, descending=plan.descending)
+    bins = _bins(_span(plan), plan.rows_at_most, target, counted, descending=plan.descending)
     for one in bins:
         if taken and rows + one.rows > target:
-            yield narrowed(plan, _over(taken))
+            yield replace(narrowed(plan, _over(taken)), counted=rows)
             taken, rows = [], 0
         taken.append(one)
         rows += one.rows
     if taken:
-        yield narrowed(plan, _over(taken))
+        yield replace(narrowed(plan, _over(taken)), counted=rows)
 
 
 def histogram_sql(plan: QueryPlan, rows: str, range_: TimeRange, width_us: int) -> str:
@@ -76,9 +81,7 @@ def _over(bins: list[_Bin]) -> TimeRange:
 
 def _bins(range_: TimeRange, rows: int, target: int, counted: Counted, *, descending: bool) -> Iterator[_Bin]:
     """The range's bins that have rows, in order; one that has too many is counted again, more finely."""
-    span = range_.end_us - range_.start_us + 1
-    wanted = max(_MIN_BINS, min(_MAX_BINS, 8 * rows // target))
-    width = -(-span // wanted)
+    width = _width(range_, rows, target)
     for number, found in sorted(counted(range_, width).items(), reverse=descending):
         start = range_.start_us + number * width
         bin_ = _Bin(TimeRange(start, min(start + width - 1, range_.end_us)), found)
@@ -86,6 +89,11 @@ def _bins(range_: TimeRange, rows: int, target: int, counted: Counted, *, descen
             yield from _bins(bin_.range, found, target, counted, descending=descending)
         else:
             yield bin_
+
+
+def _width(range_: TimeRange, rows: int, target: int) -> int:
+    wanted = max(_MIN_BINS, min(_MAX_BINS, 8 * rows // target))
+    return -(-(range_.end_us - range_.start_us + 1) // wanted)
 
 
 def _span(plan: QueryPlan) -> TimeRange:

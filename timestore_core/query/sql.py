@@ -15,14 +15,15 @@ from typing import Any
 
 from timestore_core.aggregations import Aggregation, Decomposable, Multiset
 from timestore_core.dedupe import VERSION_COLUMN
-from timestore_core.model import Field, FieldType, ResultField, ResultType, Schema
-from timestore_core.names import quote_identifier, quote_literal
+from timestore_core.model import Field, FieldType, ResultField, Schema
+from timestore_core.names import quote_identifier
 from timestore_core.partitions.duckdb_file import SQL_TYPES
 from timestore_core.query.asked import AskedAggregation
 from timestore_core.query.dedupe_sql import NUMBER_COLUMN, last_rows_sql
 from timestore_core.query.fill import filled_sql
 from timestore_core.query.filters import Condition, condition_sql, literal
 from timestore_core.query.plan import Constant, PlannedPartition, QueryPlan
+from timestore_core.query.render_sql import Render
 
 # No name of a user's holds a character that cannot be printed.
 _LAST_TIME = quote_identifier("last\x1f")
@@ -31,10 +32,26 @@ Relations = Mapping[str, str]
 Functions = Mapping[str, Aggregation]
 
 
+def answer_sql(
+    plan: QueryPlan,
+    partitions: Sequence[PlannedPartition],
+    relations: Relations,
+    functions: Functions,
+    render: Render,
+) -> str:
+    """What is sent of the answer over these partitions, read at once, in the plan's order, at most `row_limit` rows."""
+    if render.is_text and plan.is_raw and not plan.latest and not plan.skip and plan.rows_at_most <= plan.row_limit:
+        order = _order_names(plan)
+        columns = f"{_names(plan.output)}, {', '.join(map(quote_identifier, order))}"
+        rows = f"SELECT {columns} FROM ({union_sql(plan, partitions, relations)})"
+        return render.ordered_sql(plan.output, rows, order, descending=plan.descending)
+    return render.sql(plan.output, undivided_sql(plan, partitions, relations, functions))
+
+
 def undivided_sql(
     plan: QueryPlan, partitions: Sequence[PlannedPartition], relations: Relations, functions: Functions
 ) -> str:
-    """The whole answer over these partitions at once, in the plan's order, at most `row_limit` rows."""
+    """The rows of that answer, not yet as they are sent."""
     if plan.constants is not None:
         return f"SELECT {', '.join(map(_constant_sql, plan.constants))}{_page(plan.row_limit, plan.skip)}"
     rows = union_sql(plan, partitions, relations)
@@ -84,30 +101,6 @@ def merge_sql(plan: QueryPlan, partials: Sequence[str], functions: Functions) ->
     by = f" GROUP BY {', '.join(keys)}" if keys else ""
     grouped = f"SELECT {', '.join(gathered)} FROM ({union}){by}"
     return _named_results(plan, f"SELECT {', '.join(results)} FROM ({grouped})")
-
-
-def json_rows_sql(output: Sequence[ResultField], inner: str, end: str = ",") -> str:
-    """One JSON object and `end` a row: the bytes of the answer, made where the columns are."""
-    members = ", ".join(
-        f"{quote_literal(field.name)}: {json_value(field.type, quote_identifier(f'o{index}'))}"
-        for index, field in enumerate(output)
-    )
-    renamed = ", ".join(quote_identifier(f"o{index}") for index in range(len(output)))
-    return f"SELECT to_json({{{members}}})::VARCHAR || {quote_literal(end)} FROM ({inner}) AS answer({renamed})"
-
-
-def json_value(type_: ResultType, column: str) -> str:
-    """The column as JSON has it: times as ISO-8601, NULL for what JSON cannot write."""
-    if type_ == "timestamp":
-        return (
-            f"CASE WHEN epoch_us({column}) % 1000 = 0 THEN strftime({column}, '%Y-%m-%dT%H:%M:%S.%gZ') "
-            f"ELSE strftime({column}, '%Y-%m-%dT%H:%M:%S.%fZ') END"
-        )
-    if type_ == "double":
-        # The sum takes the sign from -0.0. DuckDB holds it equal to 0.0, in its files too, where a run of both may
-        # become one of either: which one is read is a matter of how the rows are laid out.
-        return f"CASE WHEN isfinite({column}) THEN {column} + 0 END"
-    return column
 
 
 def _function(plan: QueryPlan, asked: AskedAggregation, functions: Functions) -> Aggregation:
@@ -167,9 +160,13 @@ def _page(limit: int, offset: int) -> str:
 
 def _total_order(plan: QueryPlan) -> str:
     """By time, then by all the other columns read: rows that may still change places are alike."""
-    time, *rest = dict.fromkeys((plan.timestamp_column, *(field.name for field in plan.columns)))
+    time, *rest = _order_names(plan)
     direction = " DESC" if plan.descending or plan.latest else ""
     return ", ".join([quote_identifier(time) + direction, *map(quote_identifier, rest)])
+
+
+def _order_names(plan: QueryPlan) -> list[str]:
+    return list(dict.fromkeys((plan.timestamp_column, *(field.name for field in plan.columns))))
 
 
 def _key_names(plan: QueryPlan) -> list[str]:

@@ -72,7 +72,7 @@ def open_select(
         if max_rows is not None:
             inner = f"SELECT * FROM ({inner}) LIMIT {max_rows + 1:d}"
         tally = Tally(partitions=tables.partitions)
-        rows = _rows(process, form.render(fields, inner))
+        rows = _rows(process, form.render.sql(fields, inner))
         batches = tally.counted(rows if max_rows is None else _guarded(rows, max_rows))
         held.callback(batches.close)
         shape = Shape(fields, "sql", runtime.settings.spill_dir / "answers", runtime.settings.query_max_answer_bytes)

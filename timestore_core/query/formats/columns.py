@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from timestore_core.errors import InsufficientStorage, TooLarge
 from timestore_core.model import ResultField
 from timestore_core.query.formats.form import AnswerForm, Shape
-from timestore_core.query.render_sql import columns_sql
+from timestore_core.query.render_sql import COLUMNS
 
 _TYPES = {
     "timestamp": pa.timestamp("us", "UTC"),
@@ -94,7 +94,7 @@ ARROW = AnswerForm(
     "arrow",
     "application/vnd.apache.arrow.stream",
     "application/vnd.apache.arrow.stream",
-    columns_sql,
+    COLUMNS,
     _arrow,
     "stream",
 )
@@ -102,7 +102,7 @@ PARQUET = AnswerForm(
     "parquet",
     "application/vnd.apache.parquet",
     "application/vnd.apache.parquet",
-    columns_sql,
+    COLUMNS,
     _parquet,
     "disk",
     is_compressible=False,

@@ -8,8 +8,7 @@ import msgspec
 import pyarrow as pa
 
 from timestore_core.query.formats.form import AnswerForm, Shape
-from timestore_core.query.render_sql import csv_sql, ndjson_sql
-from timestore_core.query.sql import json_rows_sql
+from timestore_core.query.render_sql import CSV_ROWS, JSON_ROWS, NDJSON_ROWS
 
 
 def text_bytes(column: pa.StringArray) -> memoryview:
@@ -54,14 +53,14 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"' if special else name
 
 
-JSON = AnswerForm("json", "application/json", "application/json; charset=utf-8", json_rows_sql, _json, "memory")
+JSON = AnswerForm("json", "application/json", "application/json; charset=utf-8", JSON_ROWS, _json, "memory")
 NDJSON = AnswerForm(
     "ndjson",
     "application/x-ndjson",
     "application/x-ndjson",
-    ndjson_sql,
+    NDJSON_ROWS,
     _ndjson,
     "stream",
     other_names=("application/ndjson", "application/jsonl"),
 )
-CSV = AnswerForm("csv", "text/csv", "text/csv; charset=utf-8; header=present", csv_sql, _csv, "stream")
+CSV = AnswerForm("csv", "text/csv", "text/csv; charset=utf-8; header=present", CSV_ROWS, _csv, "stream")
