@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -82,7 +83,7 @@ def without_repeats(rows: pa.Table, dedupe: Dedupe) -> pa.Table:
     if dedupe.time_column not in key or rows.num_rows < 2:
         return rows
     place = "\x1fplace"
-    placed = rows.append_column(place, pa.array(range(rows.num_rows), pa.int64()))
+    placed = rows.append_column(place, pa.array(np.arange(rows.num_rows)))
     for name in key:
         if pa.types.is_floating(placed.schema.field(name).type):
             # To the engine -0.0 and 0.0 are one.

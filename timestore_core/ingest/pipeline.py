@@ -115,7 +115,8 @@ def _ingest(runtime: Runtime, work: Work, dataset: Dataset | None) -> Ingested:
     received = work.rows.num_rows
     rule = _dedupe(work, dataset)
     if rule is not None:
-        rows = without_repeats(work.rows, rule)
+        known = work.unique_key is not None and set(work.unique_key) <= set(rule.key)
+        rows = work.rows if known else without_repeats(work.rows, rule)
         merged_by = rule if rows.num_rows < received else None
         work = replace(work, rows=rows, unique_key=rule.key, merged_by=merged_by)
     content = _inline_content(runtime, work, dataset)

@@ -72,12 +72,12 @@ def parse_lines(body: bytes, precision: Precision, now_us: int, max_lines: int) 
 
 def _odd_lines(body: bytes, starts: Lines, ends: Lines) -> Any:
     """Which lines are empty, too long, or hold a character that needs care."""
-    table = _IS_ODD if is_utf8(body) else _IS_ODD_OR_NO_ASCII
-    is_odd = np.frombuffer(body.translate(table), np.bool_)
     lengths = ends - starts
     odd = (lengths == 0) | (lengths > MAX_LINE_BYTES)
-    if is_odd.any():
-        odd |= np.logical_or.reduceat(is_odd, starts)
+    table = _IS_ODD if is_utf8(body) else _IS_ODD_OR_NO_ASCII
+    # Looking for each of them costs less than a table of all bytes, which is needed where there is one.
+    if table is _IS_ODD_OR_NO_ASCII or any(bytes([byte]) in body for byte in _ODD):
+        odd |= np.logical_or.reduceat(np.frombuffer(body.translate(table), np.bool_), starts)
     first = np.frombuffer(body, np.uint8)[starts]
     return odd | (first == ord(" "))
 

@@ -195,7 +195,7 @@ def _merged(rows: pa.Table, columns: tuple[Column, ...]) -> Series:
     # By their places: what an aggregate is called might be the name of another column.
     places = rows.rename_columns([str(place) for place in range(rows.num_columns)])
     keys = ["1", *(str(place) for place, column in enumerate(columns, 2) if column.role == "tag")]
-    counted = places.select([*keys, "0"]).group_by(keys, use_threads=False).aggregate([("0", "min")])
+    counted = places.select(keys).group_by(keys, use_threads=False).aggregate([])
     if counted.num_rows == rows.num_rows:
         return Series(schema, tags, rows.select([TIME_COLUMN, *names]))
     last = pc.ScalarAggregateOptions(skip_nulls=True)

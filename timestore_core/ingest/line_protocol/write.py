@@ -141,4 +141,5 @@ class _Measurement:
             write_format=AUTO,
             dataset_metadata=birth_metadata(database, measurement, series.tags),
             dedupe_tags=() if known is None else tuple(tag for tag in series.tags if tag not in known),
+            unique_key=(*series.tags, TIME_COLUMN),
         )
