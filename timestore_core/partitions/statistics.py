@@ -77,7 +77,7 @@ def _decimals(column: pa.ChunkedArray, known: ColumnStatistics) -> int | None:
         factor = 10.0**decimals
         if largest * factor > _MOST_SCALED:
             return None
-        if _are_decimal(sample, factor) and _are_decimal(values, factor):
+        if _are_decimal(sample, factor) and (len(sample) == len(values) or _are_decimal(values, factor)):
             return decimals
     return None
 
