@@ -8,7 +8,8 @@ from timestore_core.hookspecs import hookimpl
 from timestore_core.partitions.duckdb_file import DuckDBFile
 from timestore_core.partitions.format import PartitionFormat
 from timestore_core.partitions.parquet_file import ParquetFile
-from timestore_core.query.engine import LocalEngine, QueryEngineFactory
+from timestore_core.query.engine import QueryEngineFactory
+from timestore_core.query.local_engine import LocalEngine
 
 
 @hookimpl

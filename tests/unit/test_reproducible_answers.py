@@ -28,7 +28,8 @@ from timestore_core.model import ColumnStatistics, Dataset, Field, Partition, Sc
 from timestore_core.partitions.duckdb_file import DuckDBFile
 from timestore_core.partitions.statistics import column_statistics
 from timestore_core.query.admission import admission
-from timestore_core.query.engine import EngineParts, LocalEngine
+from timestore_core.query.engine import EngineParts
+from timestore_core.query.local_engine import LocalEngine
 from timestore_core.query.plan import column_scales
 from timestore_core.query.planning import planned
 from timestore_core.query.request import AskedAggregation, parse_query
