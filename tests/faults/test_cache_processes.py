@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_cache import content, file_of, flip, writing
+from tests.unit.cache.stand import content, file_of, flip, writing
 from timestore_core.partitions import cache, cache_files, cache_index
 from timestore_core.partitions.cache import CachedFile, FileCache
 
