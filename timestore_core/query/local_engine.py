@@ -197,7 +197,7 @@ class LocalEngine:
             if len(fragments) == 1:
                 relations = self._attach(on.instance, plan, fragments[0], pinned)
                 sql = answer_sql(plan, fragments[0], relations, self._functions, render)
-                if fragments[0] and all(_is_attached(one) for one in fragments[0]):
+                if all(_is_attached(one) for one in fragments[0]):
                     yield from on.batches_again(sql, [one.location for one in fragments[0]])
                 else:
                     yield from on.batches(sql)
