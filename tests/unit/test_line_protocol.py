@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -223,6 +224,12 @@ values = st.sampled_from(
         '"x"',
         '"a b"',
         '"q\\"',
+        '""',
+        '"a,b=c d"',
+        '"x"y',
+        '"x""y"',
+        'x"y"',
+        '"',
         "nan",
         "0x1i",
         "1ii",
@@ -266,19 +273,55 @@ def test_reading_at_once_and_one_by_one_agree(lines: list[str], repeat: int) -> 
 
     assert found.bad.count == len(bad)
     assert {(one.number, one.reason) for one in found.bad.named} <= set(bad)
-    at_once = {}
-    for measurement, pieces in found.measurements.items():
-        for piece in pieces:
-            for row, number in enumerate(piece.lines.tolist()):
-                tags = {name: column[row].as_py() for name, column in piece.tags.items()}
-                fields = {name: (one.type, one.values[row].as_py()) for name, one in piece.fields.items()}
-                given = {name: value for name, value in tags.items() if value is not None}
-                at_once[number] = (measurement, given, fields, piece.times_us[row].as_py())
     expected = {
         number: (point.measurement, point.tags, {name: shown(one) for name, one in point.fields.items()}, point.time_us)
         for number, point in points.items()
     }
-    assert at_once == expected
+    assert contents(found)[0] == expected
+
+
+@given(
+    pieces=st.lists(
+        st.one_of(
+            st.sampled_from(
+                [
+                    'm,t=a f="x y",g=1 5\n' * 30,
+                    'm,t=b f="p,q=r",g=2\n',
+                    'm f="a\nb" 7\n',
+                    'm f="a\n,g="\nb=c"\n',
+                    'm,t=" f="x\n',
+                    'm f"="x\n"\n',
+                ]
+            ),
+            st.text(st.sampled_from('mab,= "1t\\\n#é'), max_size=9),
+        ),
+        max_size=8,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_strings_over_several_lines_are_the_same_beside_lines_that_are_read_at_once(pieces: list[str]) -> None:
+    body = "".join(pieces)
+    at_once = contents(parsed(body))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_of_body, "_odd_lines", lambda body, starts, ends: np.ones(len(starts), np.bool_))
+        assert contents(parsed(body)) == at_once
+
+
+def contents(found: Parsed) -> tuple[dict[int, Any], list[tuple[int, str]]]:
+    """The good lines by their number, and the bad ones."""
+    good = {
+        number: (
+            measurement,
+            {name: column[row].as_py() for name, column in piece.tags.items() if column[row].is_valid},
+            {name: (one.type, one.values[row].as_py()) for name, one in piece.fields.items()},
+            piece.times_us[row].as_py(),
+        )
+        for measurement, pieces in found.measurements.items()
+        for piece in pieces
+        for row, number in enumerate(piece.lines.tolist())
+    }
+    return good, [(one.number, one.reason) for one in found.bad.in_order()]
 
 
 def is_closed(line: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from timestore_core.errors import InvalidRequest
@@ -25,7 +26,7 @@ from timestore_core.ingest.rows import ARROW_TYPES
 from timestore_core.ingest.texts import is_utf8
 from timestore_core.model import FieldType
 
-_ODD = b'"\\#\r\t'
+_ODD = b"\\#\r\t"
 _SLICE_BYTES = 8 * 1024 * 1024
 # A string may go over so many lines.
 _MAX_STRING_LINES = 1_000
@@ -59,7 +60,7 @@ def parse_lines(body: bytes, precision: Precision, now_us: int, max_lines: int) 
     starts = np.concatenate([[0], ends[:-1] + 1])
     odd = _odd_lines(body, starts, ends)
     if odd.any():
-        # With a quote a line may go on in the next one: the others are known once these are read.
+        # A string may go on in the next line: the others are known once these are read.
         odd = _scan_odd(body, starts, ends, odd, precision, now_us, parsed)
         numbers = np.flatnonzero(~odd)
         text = b"".join(body[starts[number] : ends[number] + 1] for number in numbers.tolist())
@@ -71,15 +72,31 @@ def parse_lines(body: bytes, precision: Precision, now_us: int, max_lines: int) 
 
 
 def _odd_lines(body: bytes, starts: Lines, ends: Lines) -> Any:
-    """Which lines are empty, too long, or hold a character that needs care."""
+    """Which lines are empty, too long, end in a string, or hold a character that needs care."""
     lengths = ends - starts
     odd = (lengths == 0) | (lengths > MAX_LINE_BYTES)
     table = _IS_ODD if is_utf8(body) else _IS_ODD_OR_NO_ASCII
     # Looking for each of them costs less than a table of all bytes, which is needed where there is one.
     if table is _IS_ODD_OR_NO_ASCII or any(bytes([byte]) in body for byte in _ODD):
         odd |= np.logical_or.reduceat(np.frombuffer(body.translate(table), np.bool_), starts)
-    first = np.frombuffer(body, np.uint8)[starts]
-    return odd | (first == ord(" "))
+    data = np.frombuffer(body, np.uint8)
+    if b'"' in body:
+        odd |= _oddly_quoted(data, starts)
+    return odd | (data[starts] == ord(" "))
+
+
+def _oddly_quoted(data: npt.NDArray[np.uint8], starts: Lines) -> Any:
+    """Which lines have quotes that are not a field's: one before the first blank, one that no equals sign is before,
+    or one that is left over. There is no string to be found in the others but from each such quote to the next."""
+    quotes, blanks = np.flatnonzero(data == ord('"')), np.flatnonzero(data == ord(" "))
+    firsts = np.searchsorted(quotes, starts)
+    lines = np.searchsorted(starts, quotes, side="right") - 1
+    rank = np.arange(len(quotes)) - firsts[lines]
+    odd = np.diff(firsts, append=len(quotes)) % 2 == 1
+    odd[lines[(rank % 2 == 0) & (data[quotes - 1] != ord("="))]] = True
+    first_blanks = np.append(blanks, len(data))[np.searchsorted(blanks, starts)]
+    odd[lines[(rank == 0) & (quotes < first_blanks[lines])]] = True
+    return odd
 
 
 def _scan_odd(

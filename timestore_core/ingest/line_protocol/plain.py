@@ -24,10 +24,11 @@ _KINDS: dict[int, FieldType] = {
     **dict.fromkeys(b"0123456789.", "double"),
     **dict.fromkeys(b"iu", "integer"),
     **dict.fromkeys(b"tTfFeE", "boolean"),
+    ord('"'): "string",
 }
 _KIND_CODES = np.zeros(256, np.uint8)
 for _byte, _kind in _KINDS.items():
-    _KIND_CODES[_byte] = ("double", "integer", "boolean").index(_kind) + 1
+    _KIND_CODES[_byte] = ("double", "integer", "boolean", "string").index(_kind) + 1
 
 
 class _UnfitError(Exception):
@@ -76,7 +77,7 @@ def _parts(tokens: Tokens, group: Group, shape: Shape) -> list[Group]:
     """The lines by the types of their fields where these differ, else in halves."""
     kinds = np.zeros(len(group.lines), np.int64)
     for _, place in shape.fields:
-        _, kinds = np.unique(kinds * 4 + _kinds(tokens, group, place), return_inverse=True)
+        _, kinds = np.unique(kinds * 5 + _kinds(tokens, group, place), return_inverse=True)
     if kinds.any():
         masks = [np.flatnonzero(kinds == kind) for kind in range(int(kinds.max()) + 1)]
     else:
@@ -116,12 +117,29 @@ def _field(tokens: Tokens, group: Group, place: int) -> FieldColumn:
         if not pc.all(pc.is_in(texts, _BOOLEANS)).as_py():
             raise _UnfitError
         return FieldColumn("boolean", pc.is_in(texts, _TRUE))
+    if kind == "string":
+        return FieldColumn("string", _strings(tokens, group.rows, place))
     if kind != "integer" or (last != last[0]).any():
         raise _UnfitError
     integers = _integers(tokens, group.rows, place, cut=1)
     if last[0] == ord("u") and pc.min(integers).as_py() < 0:
         raise _UnfitError
     return FieldColumn("integer", integers)
+
+
+def _strings(tokens: Tokens, rows: Rows, place: int) -> pa.StringArray:
+    """What stands between two quotes, which are all of the token's."""
+    starts, ends = tokens.starts(rows, place), tokens.ends(rows, place)
+    if (
+        (ends - starts < 2).any()
+        or (tokens.data[starts] != ord('"')).any()
+        or (tokens.data[ends - 1] != ord('"')).any()
+    ):
+        raise _UnfitError
+    texts = tokens.column(rows, place, cut=1, skip=1)
+    if pc.any(pc.match_substring(texts, '"')).as_py():
+        raise _UnfitError
+    return texts
 
 
 def _integers(tokens: Tokens, rows: Rows, place: int, cut: int = 0) -> pa.Int64Array:

@@ -1,7 +1,8 @@
 """Plain lines cut into tokens, all at once, and grouped by their shape.
 
-A line is plain when nothing in it is escaped or quoted. Then every comma, blank and equals sign separates, and lines
-of one shape (the same measurement, tag keys and field keys in the same order) are a table whose cells are tokens.
+A line is plain when nothing in it is escaped, and quotes stand around strings alone, which end in it. Then every comma,
+blank and equals sign outside quotes separates, and lines of one shape (the same measurement, tag keys and field keys in
+the same order) are a table whose cells are tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import pyarrow.compute as pc
 Numbers = npt.NDArray[np.int64]
 _SEPARATORS = b",= \n"
 _IS_SEPARATOR = bytes(byte in _SEPARATORS for byte in range(256))
+_QUOTE = ord('"')
+_IS_SEPARATOR_OR_QUOTE = bytes(byte in _SEPARATORS or byte == _QUOTE for byte in range(256))
 _COMMA, _EQUALS, _BLANK, _NEWLINE = b",= \n"
 
 
@@ -47,11 +50,11 @@ class Tokens:
     # Arrow reads 0x10 as sixteen.
     may_hold_hexadecimals: bool
 
-    def column(self, rows: Rows, place: int, cut: int = 0) -> pa.StringArray:
-        """The tokens at this place of the lines, `cut` bytes cut off from their ends."""
+    def column(self, rows: Rows, place: int, cut: int = 0, skip: int = 0) -> pa.StringArray:
+        """The tokens at this place of the lines, without their first `skip` and last `cut` bytes."""
         # Over the text itself: each second text is what lies between two of them.
         offsets = np.empty(2 * len(rows.first_tokens), np.int32)
-        offsets[0::2] = self.starts(rows, place)
+        offsets[0::2] = self.starts(rows, place) + np.int32(skip)
         offsets[1::2] = self.ends(rows, place)
         if cut:
             offsets[1::2] = np.maximum(offsets[1::2] - cut, offsets[0::2])
@@ -100,10 +103,16 @@ class Group:
 
 def tokens_of(text: bytes) -> Tokens:
     """The tokens of plain lines, each ended by a newline."""
-    places = np.flatnonzero(np.frombuffer(text.translate(_IS_SEPARATOR), np.bool_))
+    data = np.frombuffer(text, np.uint8)
+    has_quotes = b'"' in text
+    places = np.flatnonzero(
+        np.frombuffer(text.translate(_IS_SEPARATOR_OR_QUOTE if has_quotes else _IS_SEPARATOR), np.bool_)
+    )
+    if has_quotes:
+        is_quote = data[places] == _QUOTE
+        places = places[~is_quote & ~np.bitwise_xor.accumulate(is_quote)]
     bounds = np.empty(len(places) + 1, np.int32)
     bounds[0], bounds[1:] = -1, places
-    data = np.frombuffer(text, np.uint8)
     return Tokens(text, data, data[places], bounds, b"x" in text or b"X" in text)
 
 
