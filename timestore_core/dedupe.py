@@ -7,7 +7,7 @@ is not NULL ("fields", as InfluxDB has it).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ UNIQUE = "unique"
 # a character that cannot be printed.
 VERSIONED = "versioned"
 VERSION_COLUMN = "version\x1f"
+_PLACE = "place"
 
 Merge = Literal["rows", "fields"]
 _MERGES: tuple[Merge, ...] = ("rows", "fields")
@@ -38,20 +39,32 @@ class Dedupe:
     time_column: str
     merge: Merge
 
+    def is_as(self, other: Dedupe | None) -> bool:
+        """Whether both make the same of the same rows."""
+        return (
+            other is not None
+            and set(self.key) == set(other.key)
+            and (self.time_column, self.merge) == (other.time_column, other.merge)
+        )
+
     @property
     def key(self) -> tuple[str, ...]:
         return (*self.columns, self.time_column)
 
 
-def dedupe_of(metadata: Mapping[str, Any], schema: Schema) -> Dedupe | None:
-    """The dataset's rule, its columns as far as the schema has them; None where every row stays."""
+def dedupe_of(metadata: Mapping[str, Any], schema: Schema, more: Sequence[str] = ()) -> Dedupe | None:
+    """The dataset's rule, its columns as far as the schema has them; None where every row stays.
+
+    `more` are columns of the schema that are about to be part of the rule.
+    """
     given = metadata.get(KEY)
     if not isinstance(given, Mapping) or dedupe_problems(given):
         return None
     time = str(given.get("timeColumn", "timestamp"))
     if schema.type_of(time) != "timestamp":
         return None
-    columns = tuple(name for name in given["columns"] if name != time and schema.type_of(name) is not None)
+    names = dict.fromkeys((*given["columns"], *more))
+    columns = tuple(name for name in names if name != time and schema.type_of(name) is not None)
     return Dedupe(columns, time, given.get("merge", "rows"))
 
 
@@ -79,30 +92,27 @@ def is_unique(partition: Partition, dedupe: Dedupe) -> bool:
 
 def without_repeats(rows: pa.Table, dedupe: Dedupe) -> pa.Table:
     """The rows of one batch, of which later ones win, in the order of the winners."""
-    key = [name for name in dedupe.key if name in rows.column_names]
-    if dedupe.time_column not in key or rows.num_rows < 2:
+    places = {name: str(place) for place, name in enumerate(rows.column_names)}
+    key = [places[name] for name in dedupe.key if name in places]
+    if dedupe.time_column not in places or rows.num_rows < 2:
         return rows
-    place = "\x1fplace"
-    placed = rows.append_column(place, pa.array(np.arange(rows.num_rows)))
+    # By their places: what an aggregate is called might be the name of another column.
+    placed = rows.rename_columns(list(places.values())).append_column(_PLACE, pa.array(np.arange(rows.num_rows)))
     for name in key:
         if pa.types.is_floating(placed.schema.field(name).type):
             # To the engine -0.0 and 0.0 are one.
-            at = placed.schema.get_field_index(name)
-            placed = placed.set_column(at, name, pc.add(placed.column(name), 0.0))
-    last = placed.select([*key, place]).group_by(key, use_threads=False).aggregate([(place, "max")])
+            placed = placed.set_column(int(name), name, pc.add(placed.column(name), 0.0))
+    last = placed.select([*key, _PLACE]).group_by(key, use_threads=False).aggregate([(_PLACE, "max")])
     if last.num_rows == rows.num_rows:
         return rows
     if dedupe.merge == "rows":
-        return rows.take(_sorted(last.column(f"{place}_max")))
+        found = last.column(f"{_PLACE}_max")
+        return rows.take(found.take(pc.sort_indices(found)))
     keep = pc.ScalarAggregateOptions(skip_nulls=True)
-    others = [name for name in rows.column_names if name not in key]
+    others = [name for name in places.values() if name not in key]
     merged = placed.group_by(key, use_threads=False).aggregate(
-        [*((name, "last", keep) for name in others), (place, "max")]
+        [*((name, "last", keep) for name in others), (_PLACE, "max")]
     )
-    merged = merged.take(pc.sort_indices(merged.column(f"{place}_max")))
-    columns = [merged.column(name if name in key else f"{name}_last") for name in rows.column_names]
+    merged = merged.take(pc.sort_indices(merged.column(f"{_PLACE}_max")))
+    columns = [merged.column(name if name in key else f"{name}_last") for name in places.values()]
     return pa.table(columns, names=rows.column_names).cast(rows.schema)
-
-
-def _sorted(places: pa.ChunkedArray) -> pa.ChunkedArray:
-    return places.take(pc.sort_indices(places))

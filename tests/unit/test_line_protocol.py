@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from timestore_core.dedupe import Dedupe, without_repeats
 from timestore_core.errors import InvalidRequest
 from timestore_core.ingest.line_protocol import body as lines_of_body
 from timestore_core.ingest.line_protocol.body import Parsed, parse_lines
@@ -170,9 +171,11 @@ def test_a_series_has_one_row_for_each_time_and_later_values_win() -> None:
     text = (
         'm,t=a f=1,line=1 1000\nm,t=a g="x" 1001\nm,t=b f=5 1000\nm,t=a f=2 1000\nm f=9 1000\nm,t=a line_last=3 1000\n'
     )
-    found, bad = rows_of(text)
+    series = series_of(parsed(text).measurements["m"], None, Schema(()), SETTINGS, BadLines(), LineTexts(text.encode()))
+    assert series is not None
+    rows = without_repeats(series.rows, Dedupe(series.tags, "timestamp", "fields"))
+    found = as_rows(Series(series.schema, series.tags, rows))
 
-    assert bad.count == 0
     by_tag = {row["t"]: row for row in found}
     assert len(found) == 3
     assert by_tag["a"] == {"timestamp": 1, "t": "a", "f": 2.0, "line": 1.0, "g": "x", "line_last": 3.0}

@@ -45,7 +45,8 @@ class Attempt:
     partition that stands in the catalog itself. `dataset_is_new` where there was none of the slug a moment ago;
     `write_format` and `dataset_metadata` are those of the dataset where this attempt makes it. `dedupe_tags` are
     columns that name a row of a dataset that keeps one row per series and time, and that it does not know yet.
-    `merged_by` is the rule by which rows of the batch became one, where some did.
+    `merged_by` is the rule by which rows of the batch became one, where some did, `fitted_to` the one that says which
+    of its columns are tags, where it knows them apart.
     """
 
     partition_id: str
@@ -73,6 +74,7 @@ class Attempt:
     dedupe_tags: tuple[str, ...] = ()
     unique_key: tuple[str, ...] | None = None
     merged_by: Dedupe | None = None
+    fitted_to: Dedupe | None = None
 
     @property
     def partition_metadata(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from timestore_core.catalog.audit import write_audit
 from timestore_core.catalog.database import Connection, Database, Row, lost_connection, translated
 from timestore_core.catalog.records import manifest_of
 from timestore_core.catalog.snapshot_rows import ADVANCE_DATASET, INSERT_MANIFEST, INSERT_PARTITION, SUPERSEDE
+from timestore_core.dedupe import Dedupe, dedupe_of
 from timestore_core.errors import NotFound, Unavailable
 from timestore_core.model import ColumnStatistics, Manifest, Schema, new_id
 from timestore_core.times import format_time, running_s
@@ -49,12 +50,13 @@ WHERE dataset_id = %(dataset)s AND storage_target_id = %(target)s AND file_path 
 
 
 class InputsGoneError(Exception):
-    """A partition that was to be replaced left the snapshot meanwhile, or the new files are too old to be safe."""
+    """A partition that was to be replaced left the snapshot meanwhile, the new files are too old to be safe, or their
+    rows were merged by a rule that is no longer the dataset's."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewPartition:
-    """A stored file that a change brings into the snapshot."""
+    """A stored file that a change brings into the snapshot; `merged_by` is the rule by which rows were left out."""
 
     id: str
     partition_key: Mapping[str, str]
@@ -69,6 +71,7 @@ class NewPartition:
     schema: Schema
     statistics: Mapping[str, ColumnStatistics]
     metadata: Mapping[str, Any]
+    merged_by: Dedupe | None = None
 
     @staticmethod
     def columns_of(schema: Schema, statistics: Mapping[str, ColumnStatistics]) -> list[dict[str, Any]]:
@@ -117,7 +120,8 @@ class Changed:
 def publish_change(database: Database, change: Change) -> Changed:
     """Make the changed snapshot the current one.
 
-    Raises InputsGoneError when a partition to be removed is not in the current snapshot: nothing was published.
+    Raises InputsGoneError when a partition to be removed is not in the current snapshot, or the rule of what is one row
+    is another: nothing was published.
     Raises NotFound when the dataset was deleted, and Unavailable when PostgreSQL stayed away: whether the last try
     was committed is then unknown, and the new files must stay.
     """
@@ -161,6 +165,9 @@ def apply_change(connection: Connection, locked: Row, change: Change) -> Changed
     connection.execute(SUPERSEDE, [head["id"]])
     connection.execute(INSERT_MANIFEST, _manifest_values(change, head, version, removed))
     for partition in change.added:
+        rule = dedupe_of(locked["metadata"], partition.schema)
+        if partition.merged_by is not None and not partition.merged_by.is_as(rule):
+            raise InputsGoneError
         _add(connection, change, partition, version)
     span = connection.execute(_TIME_RANGE, [change.dataset_id]).fetchone()
     assert span is not None

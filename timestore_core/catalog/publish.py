@@ -132,26 +132,39 @@ def _publish(connection: Connection, attempt: Attempt, *, is_retry: bool) -> Pub
     require_active(dataset)
     if running_s() > attempt.publish_before_s:
         raise StaleFileError
-    _check_rule(dataset, attempt)
     head = connection.execute(_HEAD, [dataset.id]).fetchone()
-    merged = merge_schemas(Schema.from_json((head and head["schema"]) or {}), attempt.schema)
+    schema = Schema.from_json((head and head["schema"]) or {})
+    _check_rule(dataset, attempt, schema)
+    merged = merge_schemas(schema, attempt.schema)
     _check_widening(connection, dataset, merged)
+    _check_doubles(schema, attempt)
     _add_dedupe_tags(connection, dataset, attempt)
     return insert_snapshot(connection, attempt, locked, head, merged.schema)
 
 
-def _check_rule(dataset: Dataset, attempt: Attempt) -> None:
-    """Another batch may have added a tag, or an administrator changed the rule, since the rows were merged."""
-    merged_by = attempt.merged_by
-    if merged_by is None:
-        return
-    rule = dedupe_of(dataset.metadata, attempt.schema)
-    if (
-        rule is None
-        or {*rule.key, *attempt.dedupe_tags} != set(merged_by.key)
-        or (rule.time_column, rule.merge) != (merged_by.time_column, merged_by.merge)
-    ):
+def _check_rule(dataset: Dataset, attempt: Attempt, schema: Schema) -> None:
+    """Another batch may have added a tag, or an administrator changed the rule, since the rows were held against it."""
+    rule = dedupe_of(dataset.metadata, attempt.schema, attempt.dedupe_tags)
+    known = dedupe_of(dataset.metadata, schema)
+    fields = {name for name in attempt.dedupe_tags if schema.type_of(name) and name not in (known.key if known else ())}
+    if attempt.fitted_to and (fields or not attempt.fitted_to.is_as(rule)):
+        raise Conflict("a column is a tag in one batch and a field in another", code="schema_conflict")
+    if attempt.merged_by and not attempt.merged_by.is_as(rule):
         raise StaleRuleError
+
+
+def _check_doubles(schema: Schema, attempt: Attempt) -> None:
+    """Integers that come into a column of doubles must be what a double can be."""
+    for field in attempt.schema.fields:
+        known = attempt.statistics.get(field.name)
+        if field.type != "integer" or schema.type_of(field.name) != "double" or known is None:
+            continue
+        if any(isinstance(end, int) and abs(end) > EXACT_INTEGER for end in (known.minimum, known.maximum)):
+            raise Conflict(
+                f"schema.fields: the column {field.name!r} is of doubles, which cannot keep integers beyond 2^53; "
+                "send them as doubles, rounded by you",
+                code="schema_conflict",
+            )
 
 
 def _add_dedupe_tags(connection: Connection, dataset: Dataset, attempt: Attempt) -> None:

@@ -36,6 +36,8 @@ from timestore_core.times import from_us
 
 # Rows that shrink by more than this are rare: larger batches are not worth the attempt.
 _LARGEST_RATIO = 8
+# A batch is merged anew where its dataset's rule changed meanwhile, which nobody does all the time.
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Work:
     """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim.
 
     `write_format` and `dataset_metadata` are those of the dataset where this makes it, `dedupe_tags` those of
-    `Attempt`. `unique_key` are the columns that no two of the rows have alike (`dedupe`), `merged_by` as there.
+    `Attempt`. `is_fitted` where which columns are tags was held against the dataset's rule.
     """
 
     slug: str
@@ -63,8 +65,17 @@ class Work:
     write_format: str = FILE_FORMAT
     dataset_metadata: Mapping[str, Any] = field(default_factory=dict)
     dedupe_tags: tuple[str, ...] = ()
-    unique_key: tuple[str, ...] | None = None
-    merged_by: Dedupe | None = None
+    is_fitted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A work with the rows that are left by the rule of its dataset as it was found; `is_merged` where some went."""
+
+    work: Work
+    dataset: Dataset | None
+    rule: Dedupe | None
+    is_merged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +114,22 @@ def ingest_batch(runtime: Runtime, work: Work, dataset: Dataset | None) -> Inges
     an unknown storage target, Conflict for a reused key or an incompatible schema, ClaimTakenError when one of
     several claims was published before, InsufficientStorage and Unavailable when a dependency fails.
     """
-    while True:
+    for _ in range(_TRIES):
         try:
             return _ingest(runtime, work, dataset)
         except StaleRuleError:
             dataset = find_dataset(runtime.database, work.slug)
+    raise Unavailable(f"the rule of what is one row in {work.slug} changes all the time; try again shortly")
 
 
 def _ingest(runtime: Runtime, work: Work, dataset: Dataset | None) -> Ingested:
     target = runtime.targets.for_ingest(work.envelope.storage_target_id, dataset)
     received = work.rows.num_rows
-    rule = _dedupe(work, dataset)
+    metadata = work.dataset_metadata if dataset is None else dataset.metadata
+    rule = dedupe_of(metadata, work.envelope.schema, work.dedupe_tags)
     if rule is not None:
-        known = work.unique_key is not None and set(work.unique_key) <= set(rule.key)
-        rows = work.rows if known else without_repeats(work.rows, rule)
-        merged_by = rule if rows.num_rows < received else None
-        work = replace(work, rows=rows, unique_key=rule.key, merged_by=merged_by)
+        work = replace(work, rows=without_repeats(work.rows, rule))
+    kept = _Kept(work, dataset, rule, is_merged=work.rows.num_rows < received)
     content = _inline_content(runtime, work, dataset)
     # Where no file is written, the transaction finds a known key as soon.
     replay = _replay(runtime, work, dataset) if content is None else None
@@ -127,22 +138,15 @@ def _ingest(runtime: Runtime, work: Work, dataset: Dataset | None) -> Ingested:
     if dataset is not None:
         catalog.require_active(dataset)
     if content is not None:
-        published = _publish(runtime, work, _inline(runtime, work, target, content), dataset, content)
+        published = _publish(runtime, kept, _inline(runtime, work, target, content), content)
     else:
         try:
-            published = _publish(runtime, work, _store(runtime, work, target, dataset), dataset)
+            published = _publish(runtime, kept, _store(runtime, work, target, dataset))
         except StaleFileError:
-            published = _publish(runtime, work, _store(runtime, work, target, dataset), dataset)
+            published = _publish(runtime, kept, _store(runtime, work, target, dataset))
     if not published.replayed:
         runtime.plugins.observe("timestore_published", dataset=published.dataset, manifest=published.manifest)
     return Ingested(published, _target_of(runtime, published, target), received)
-
-
-def _dedupe(work: Work, dataset: Dataset | None) -> Dedupe | None:
-    """Which of the batch's rows are one: by the dataset's rule, and the tags that this batch adds to it."""
-    metadata = work.dataset_metadata if dataset is None else dataset.metadata
-    rule = dedupe_of(metadata, work.envelope.schema)
-    return None if rule is None else replace(rule, columns=tuple(dict.fromkeys((*rule.columns, *work.dedupe_tags))))
 
 
 def _replay(runtime: Runtime, work: Work, dataset: Dataset | None) -> Published | None:
@@ -202,10 +206,8 @@ def _write_format(work: Work, dataset: Dataset | None) -> str:
     return dataset.write_format if dataset is not None else work.write_format
 
 
-def _publish(
-    runtime: Runtime, work: Work, stored: StoredPartition, dataset: Dataset | None, content: bytes | None = None
-) -> Published:
-    envelope = work.envelope
+def _publish(runtime: Runtime, kept: _Kept, stored: StoredPartition, content: bytes | None = None) -> Published:
+    work, envelope = kept.work, kept.work.envelope
     attempt = Attempt(
         partition_id=stored.partition_id,
         slug=work.slug,
@@ -226,12 +228,13 @@ def _publish(
         actor_id=work.actor.id,
         publish_before_s=stored.publish_before_s,
         content=content,
-        dataset_is_new=dataset is None,
+        dataset_is_new=kept.dataset is None,
         write_format=work.write_format,
         dataset_metadata=work.dataset_metadata,
         dedupe_tags=work.dedupe_tags,
-        unique_key=work.unique_key,
-        merged_by=work.merged_by,
+        unique_key=None if kept.rule is None else kept.rule.key,
+        merged_by=kept.rule if kept.is_merged else None,
+        fitted_to=kept.rule if work.is_fitted else None,
     )
     try:
         published = catalog.publish(runtime.database, attempt)

@@ -124,6 +124,7 @@ def new_partition(asked: Rewrite, stored: StoredPartition, metadata: dict[str, o
         schema=asked.schema,
         statistics=stored.written.statistics,
         metadata={"tableName": asked.table_name, **_dedupe_metadata(asked), **metadata},
+        merged_by=asked.dedupe,
     )
 
 

@@ -100,9 +100,9 @@ def _overlaps(known: ColumnStatistics, wanted: TimeRange) -> bool:
 
 def _inside(known: ColumnStatistics, wanted: TimeRange) -> bool:
     low, high = known.minimum, known.maximum
-    assert isinstance(low, int)
-    assert isinstance(high, int)
-    return known.nulls == 0 and low >= wanted.start_us and high <= wanted.end_us
+    if known.nulls or not isinstance(low, int) or not isinstance(high, int):
+        return False
+    return low >= wanted.start_us and high <= wanted.end_us
 
 
 def _first_enough(

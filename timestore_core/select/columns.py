@@ -10,6 +10,9 @@ from timestore_core.model import FieldType, ResultField
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 _WIDE = {"HUGEINT", "UHUGEINT", "BIGNUM"}
 _DOUBLES = {"FLOAT", "DOUBLE"}
+# Numbers that JSON does not have, though the engine writes them and takes them for valid; and JSON's strings.
+_NO_NUMBER = r"([\[:,])-?(?:NaN|Infinity)"
+_STRING = r'"(?:\\.|[^"\\])*"'
 
 
 def fields_of(described: Sequence[tuple[str, str]]) -> tuple[ResultField, ...]:
@@ -27,9 +30,7 @@ def typed_sql(described: Sequence[tuple[str, str]], sql: str) -> str:
 def _type_and_sql(type_: str, column: str) -> tuple[FieldType, str]:
     kind = re.split(r"[(\s]", type_, maxsplit=1)[0]
     if type_.endswith("]") or kind in ("STRUCT", "MAP", "UNION", "JSON", "VARIANT", "ROW"):
-        # NaN inside is no JSON; then it is a text as the engine writes it.
-        json = f"to_json({column})"
-        return "string", f"CASE WHEN json_valid({json}::VARCHAR) THEN {json} ELSE to_json({column}::VARCHAR) END"
+        return "string", _nested_sql(column)
     if kind == "BOOLEAN":
         return "boolean", column
     if kind in _INTEGERS:
@@ -41,3 +42,15 @@ def _type_and_sql(type_: str, column: str) -> tuple[FieldType, str]:
     if kind.startswith("TIMESTAMP"):
         return "timestamp", f"CAST({column} AS TIMESTAMP)"
     return "string", f"CAST({column} AS VARCHAR)"
+
+
+def _nested_sql(column: str) -> str:
+    """A list or a struct as JSON, with null for numbers that are none; as a text where a string looks like one."""
+    json = f"to_json({column})::VARCHAR"
+    bare = f"regexp_replace({json}, '{_STRING}', '\"\"', 'g')"
+    found = [f"len(regexp_extract_all({one}, '{_NO_NUMBER}'))" for one in (json, bare)]
+    return (
+        f"CASE WHEN NOT regexp_matches({json}, 'NaN|Infinity') THEN to_json({column}) "
+        f"WHEN {found[0]} = {found[1]} THEN regexp_replace({json}, '{_NO_NUMBER}', '\\1null', 'g')::JSON "
+        f"ELSE to_json({column}::VARCHAR) END"
+    )

@@ -56,7 +56,11 @@ class WriteResource:
 
     def _database(self, parameters: Mapping[str, str]) -> str:
         name = self._version.database
-        database = database_named(parameters.get(name), parameters.get("rp"))
+        given, policy = parameters.get(name), parameters.get("rp")
+        if name == "bucket" and given is not None and policy is None and "/" in given:
+            # Version 1.8 names a bucket after the database and the policy.
+            given, _, policy = given.partition("/")
+        database = database_named(given, policy)
         wrong = name_problem(database, self._runtime.settings.max_name_length)
         if wrong:
             raise InvalidRequest.at(name, wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from timestore_core.errors import InvalidRequest
+from timestore_core.errors import TooLarge
 from timestore_core.ingest.line_protocol.plain import PlainPiece, plain_pieces
 from timestore_core.ingest.line_protocol.points import (
     MAX_LINE_BYTES,
@@ -30,6 +31,10 @@ _ODD = b"\\#\r\t"
 _SLICE_BYTES = 8 * 1024 * 1024
 # A string may go over so many lines.
 _MAX_STRING_LINES = 1_000
+# Bytes that are read again, in search of a string's end, beyond twice the body: each line that may end it costs all
+# lines since its begin.
+_MOST_AGAIN_BYTES = 16 * 1024 * 1024
+_UNESCAPED_QUOTE = re.compile(rb'(?<!\\)(?:\\\\)*"')
 _IS_ODD = bytes(byte in _ODD for byte in range(256))
 _IS_ODD_OR_NO_ASCII = bytes(byte in _ODD or byte >= 128 for byte in range(256))
 
@@ -42,20 +47,20 @@ class Parsed:
     bad: BadLines = field(default_factory=BadLines)
 
     def add(self, measurement: str, piece: Piece) -> None:
-        """Take one more piece. Raises InvalidRequest for too many measurements."""
+        """Take one more piece. Raises TooLarge for too many measurements."""
         self.measurements.setdefault(measurement, []).append(piece)
         if len(self.measurements) > MAX_MEASUREMENTS:
-            raise InvalidRequest.at("body", f"has more than {MAX_MEASUREMENTS} measurements; send fewer at once")
+            raise TooLarge(f"body: has more than {MAX_MEASUREMENTS} measurements; send fewer at once")
 
 
 def parse_lines(body: bytes, precision: Precision, now_us: int, max_lines: int) -> Parsed:
-    """Every line of the body; `now_us` is the time of lines without one. Raises InvalidRequest for too many lines."""
+    """Every line of the body; `now_us` is the time of lines without one. Raises TooLarge for too many lines."""
     parsed = Parsed()
     if not body.endswith(b"\n"):
         body += b"\n"
     count = body.count(b"\n")
     if count > max_lines:
-        raise InvalidRequest.at("body", f"has {count} lines; TIMESTORE_INGEST_MAX_ROWS is {max_lines}")
+        raise TooLarge(f"body: has {count} lines; TIMESTORE_INGEST_MAX_ROWS is {max_lines}")
     ends = np.flatnonzero(np.frombuffer(body, np.uint8) == ord("\n"))
     starts = np.concatenate([[0], ends[:-1] + 1])
     odd = _odd_lines(body, starts, ends)
@@ -105,13 +110,13 @@ def _scan_odd(
     """Scan the odd lines; all lines that are done with, also those that a string went on in."""
     done = odd.copy()
     points: list[tuple[int, Point]] = []
-    next_line = 0
+    next_line, again = 0, _Again(2 * len(body) + _MOST_AGAIN_BYTES)
     for number in np.flatnonzero(odd).tolist():
         if number < next_line:
             continue
         last = number
         try:
-            last, point = _scan_from(body, number, starts, ends, precision, now_us)
+            last, point = _scan_from(body, number, starts, ends, precision, now_us, again)
         except LineError as error:
             parsed.bad.add(number + 1, str(error), body[starts[number] : ends[number]])
         else:
@@ -123,8 +128,15 @@ def _scan_odd(
     return done
 
 
+@dataclass(slots=True)
+class _Again:
+    """How many bytes of a body may still be read again."""
+
+    bytes_left: int
+
+
 def _scan_from(
-    body: bytes, number: int, starts: Lines, ends: Lines, precision: Precision, now_us: int
+    body: bytes, number: int, starts: Lines, ends: Lines, precision: Precision, now_us: int, again: _Again
 ) -> tuple[int, Point | None]:
     """The point that begins with this line, and the line where it ends: a string may go over several."""
     try:
@@ -133,10 +145,12 @@ def _scan_from(
         # Where no later line closes the string well, it is this line alone that is bad.
         reason = error
     for last in range(number + 1, min(number + _MAX_STRING_LINES, len(ends))):
-        if ends[last] - starts[number] > MAX_LINE_BYTES:
+        size = int(ends[last] - starts[number])
+        if size > MAX_LINE_BYTES or again.bytes_left <= 0:
             break
-        if b'"' not in body[starts[last] : ends[last]]:
+        if _UNESCAPED_QUOTE.search(body, starts[last], ends[last]) is None:
             continue
+        again.bytes_left -= size
         try:
             return last, _scanned(body[starts[number] : ends[last]], precision, now_us)
         except OpenStringError:

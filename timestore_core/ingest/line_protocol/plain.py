@@ -121,10 +121,9 @@ def _field(tokens: Tokens, group: Group, place: int) -> FieldColumn:
         return FieldColumn("string", _strings(tokens, group.rows, place))
     if kind != "integer" or (last != last[0]).any():
         raise _UnfitError
-    integers = _integers(tokens, group.rows, place, cut=1)
-    if last[0] == ord("u") and pc.min(integers).as_py() < 0:
+    if last[0] == ord("u") and (tokens.data[tokens.starts(group.rows, place)] == ord("-")).any():
         raise _UnfitError
-    return FieldColumn("integer", integers)
+    return FieldColumn("integer", _integers(tokens, group.rows, place, cut=1))
 
 
 def _strings(tokens: Tokens, rows: Rows, place: int) -> pa.StringArray:

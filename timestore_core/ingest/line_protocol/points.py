@@ -76,6 +76,11 @@ class BadLines:
             text = line[: 4 * _SHOWN_CHARACTERS].decode("utf-8", "replace")
             self.named.append(BadLine(number, reason, text[:_SHOWN_CHARACTERS]))
 
+    def take(self, other: BadLines) -> None:
+        """Note all of the other's."""
+        self.count += other.count
+        self.named += other.named[: MAX_NAMED_LINES - len(self.named)]
+
     @property
     def has_room(self) -> bool:
         """Whether one more would be named."""

@@ -1,4 +1,4 @@
-"""The pieces of one measurement as one table that fits its dataset: types settled, one row per series and time."""
+"""The pieces of one measurement as one table that fits its dataset: types settled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from timestore_core.dedupe import KEY, dedupe_problems
 from timestore_core.ingest.line_protocol.points import TIME_COLUMN, BadLines, FieldColumn, Piece
 from timestore_core.ingest.rows import ARROW_TYPES
 from timestore_core.model import Dataset, Field, FieldType, Schema
@@ -34,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A measurement's rows: `timestamp`, the tags, the fields. The tags and the time name a row."""
+    """A measurement's rows in the order of their lines: `timestamp`, the tags, the fields."""
 
     schema: Schema
     tags: tuple[str, ...]
@@ -56,7 +57,11 @@ def series_of(
             kept.append(fitting)
     if not kept:
         return None
-    return _merged(*_together(kept, columns))
+    rows, found = _together(kept, columns)
+    tags = tuple(column.name for column in found if column.role == "tag")
+    names = [column.name for column in found]
+    made = Schema((Field(TIME_COLUMN, "timestamp"), *(Field(column.name, column.type) for column in found)))
+    return Series(made, tags, rows.select([TIME_COLUMN, *names]))
 
 
 class LineTexts:
@@ -89,45 +94,63 @@ class _Columns:
         return self._known[folded(name)]
 
     def fitted(self, piece: Piece, bad: BadLines, body: LineTexts) -> Piece:
-        """The piece without the lines that do not fit, its integers as doubles where the column is one."""
+        """The piece without the lines that do not fit, its integers as doubles where the column is one.
+
+        Columns are known from then on, if a line is left that has them.
+        """
         wrong = np.zeros(len(piece.lines), np.bool_)
         reasons: dict[int, str] = {}
+        fresh: dict[str, Column] = {}
+        tags, fields = dict(piece.tags), dict(piece.fields)
         for name, values in piece.tags.items():
-            self._judge(Column(name, "tag", "string"), values, wrong, reasons)
-        fields = dict(piece.fields)
+            if not self._fits(Column(name, "tag", "string"), values, fresh, wrong, reasons):
+                del tags[name]
         for name, one in piece.fields.items():
-            self._judge(Column(name, "field", one.type), one.values, wrong, reasons)
+            if not self._fits(Column(name, "field", one.type), one.values, fresh, wrong, reasons):
+                del fields[name]
+                continue
             known = self._known.get(folded(name))
             if known is not None and (known.type, one.type) == ("double", "integer"):
                 fields[name] = FieldColumn("double", one.values.cast(pa.float64(), safe=False))
-        fitting = Piece(piece.lines, piece.times_us, piece.tags, fields)
-        if not wrong.any():
-            return fitting
-        for row in np.flatnonzero(wrong).tolist():
-            number = int(piece.lines[row])
-            bad.add(number, reasons[row], body[number] if bad.has_room else b"")
-        return fitting.without(wrong)
+        fitting = Piece(piece.lines, piece.times_us, tags, fields)
+        if wrong.any():
+            for row in np.flatnonzero(wrong).tolist():
+                number = int(piece.lines[row])
+                bad.add(number, reasons[row], body[number] if bad.has_room else b"")
+            fitting = fitting.without(wrong)
+        if len(fitting.lines):
+            self._known |= fresh
+        return fitting
 
-    def _judge(self, column: Column, values: pa.Array, wrong: npt.NDArray[np.bool_], reasons: dict[int, str]) -> None:
-        reason = self._reason(column)
+    def _fits(
+        self,
+        column: Column,
+        values: pa.Array,
+        fresh: dict[str, Column],
+        wrong: npt.NDArray[np.bool_],
+        reasons: dict[int, str],
+    ) -> bool:
+        """Whether the column can be; else the lines that have it are wrong."""
+        reason = self._reason(column, fresh)
         if reason is None:
-            return
+            return True
         is_there = pc.is_valid(values).to_numpy(zero_copy_only=False)
         for row in np.flatnonzero(is_there & ~wrong).tolist():
             reasons[row] = reason
         wrong |= is_there
+        return False
 
-    def _reason(self, column: Column) -> str | None:
-        """Why the column cannot be; else it is known from now on."""
+    def _reason(self, column: Column, fresh: dict[str, Column]) -> str | None:
+        """Why the column cannot be; else, where it is not known, it is among the fresh ones."""
         shown = f"{column.role} {column.name[:80]!r}"
-        known = self._known.get(folded(column.name))
+        known = self._known.get(folded(column.name)) or fresh.get(folded(column.name))
         if known is None:
             wrong = name_problem(column.name, self._settings.max_name_length)
-            if wrong is None and len(self._known) >= self._settings.ingest_max_columns:
+            if wrong is None and len(self._known) + len(fresh) >= self._settings.ingest_max_columns:
                 wrong = f"is one more than TIMESTORE_INGEST_MAX_COLUMNS ({self._settings.ingest_max_columns})"
             if wrong is not None:
                 return f"{shown} {wrong}"
-            self._known[folded(column.name)] = column
+            fresh[folded(column.name)] = column
             return None
         if known.name != column.name:
             return f"{shown} differs from {known.name[:80]!r} only in a way that is not seen; use that spelling"
@@ -147,9 +170,10 @@ def dedupe_tags(dataset: Dataset | None) -> tuple[str, ...] | None:
     """
     if dataset is None:
         return ()
-    rule: Any = dataset.metadata.get("dedupe")
-    columns = rule.get("columns") if isinstance(rule, Mapping) else None
-    return tuple(one for one in columns if isinstance(one, str)) if isinstance(columns, list) else None
+    rule: Any = dataset.metadata.get(KEY)
+    if not isinstance(rule, Mapping) or dedupe_problems(rule) or rule.get("timeColumn", TIME_COLUMN) != TIME_COLUMN:
+        return None
+    return tuple(rule["columns"])
 
 
 def _together(pieces: list[Piece], columns: _Columns) -> tuple[pa.Table, tuple[Column, ...]]:
@@ -185,25 +209,3 @@ def _table(piece: Piece, columns: tuple[Column, ...], schema: pa.Schema) -> pa.T
         else:
             arrays.append(pa.nulls(len(piece.lines), ARROW_TYPES[column.type]))
     return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _merged(rows: pa.Table, columns: tuple[Column, ...]) -> Series:
-    """One row for each series and time: of each field the last value that a line gave."""
-    tags = tuple(column.name for column in columns if column.role == "tag")
-    names = [column.name for column in columns]
-    schema = Schema((Field(TIME_COLUMN, "timestamp"), *(Field(column.name, column.type) for column in columns)))
-    # By their places: what an aggregate is called might be the name of another column.
-    places = rows.rename_columns([str(place) for place in range(rows.num_columns)])
-    keys = ["1", *(str(place) for place, column in enumerate(columns, 2) if column.role == "tag")]
-    counted = places.select(keys).group_by(keys, use_threads=False).aggregate([])
-    if counted.num_rows == rows.num_rows:
-        return Series(schema, tags, rows.select([TIME_COLUMN, *names]))
-    last = pc.ScalarAggregateOptions(skip_nulls=True)
-    fields = [str(place) for place, column in enumerate(columns, 2) if column.role == "field"]
-    wanted: list[Any] = [(place, "last", last) for place in fields]
-    merged = places.group_by(keys, use_threads=False).aggregate(wanted)
-    found = {place: merged.column(place) for place in keys} | {
-        place: merged.column(f"{place}_last") for place in fields
-    }
-    ordered = [found["1"], *(found[str(place)] for place in range(2, len(columns) + 2))]
-    return Series(schema, tags, pa.Table.from_arrays(ordered, names=list(schema.names)))

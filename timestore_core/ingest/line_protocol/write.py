@@ -5,7 +5,7 @@ Nothing is written before every line is read and every dataset is known to take 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
@@ -56,20 +56,31 @@ def write_lines(
     """Publish the good lines; with `accept_partial` off, nothing where one is bad.
 
     `authorize` is asked for every dataset before anything is written, and raises where the actor may not. Raises
-    InvalidRequest for a body beyond its limits, and what publishing raises: measurements before that one are then
-    published, and sending the same again does no harm, since a series has one row for each time.
+    TooLarge for a body beyond its limits, and what publishing raises: measurements before that one are then published,
+    and sending the same again does no harm, since a series has one row for each time. Lines for a dataset that takes no
+    batches are bad lines where there are others.
     """
     parsed = parse_lines(lot.body, lot.precision, lot.now_us, runtime.settings.ingest_max_rows)
     lines = LineTexts(lot.body)
     writers = [_Measurement(runtime, lot, name, pieces) for name, pieces in parsed.measurements.items()]
     for writer in writers:
-        writer.prepare(authorize, parsed.bad, lines)
+        writer.prepare(authorize, lines)
     if not writers:
         authorize(None)
     runtime.plugins.step("ingest.decoded")
-    if parsed.bad.count and not accept_partial:
-        return Written(0, parsed.bad)
-    return Written(sum(writer.publish(parsed, lines) for writer in writers), parsed.bad)
+    rows = 0
+    if accept_partial or not _bad_lines(parsed, writers).count:
+        rows = sum(
+            writer.publish(lines, accept_partial=accept_partial, is_alone=len(writers) == 1) for writer in writers
+        )
+    return Written(rows, _bad_lines(parsed, writers))
+
+
+def _bad_lines(parsed: Parsed, writers: Sequence[_Measurement]) -> BadLines:
+    bad = BadLines()
+    for one in (parsed.bad, *(writer.bad for writer in writers)):
+        bad.take(one)
+    return bad
 
 
 class _Measurement:
@@ -83,41 +94,51 @@ class _Measurement:
         self._slug = slug_of(lot.database, measurement, runtime.settings)
         self._head: Head | None = None
         self._series: Series | None = None
+        self.bad = BadLines()
 
-    def prepare(self, authorize: Callable[[Dataset | None], None], bad: BadLines, lines: LineTexts) -> None:
+    def prepare(self, authorize: Callable[[Dataset | None], None], lines: LineTexts) -> None:
         """Read what the dataset is, and make the rows fit it."""
         if not self._measurement.isprintable():
             authorize(None)
-            for piece in self._pieces:
-                for number in map(int, piece.lines):
-                    bad.add(number, "the measurement holds a character that cannot be printed", lines[number])
+            self._refuse("the measurement holds a character that cannot be printed", lines)
             return
         self._head = read_head(self._runtime.database, self._slug)
         authorize(self._dataset)
-        self._fit(bad, lines)
+        self._fit(lines)
 
-    def publish(self, parsed: Parsed, lines: LineTexts) -> int:
-        """Publish the rows; how many they are."""
+    def publish(self, lines: LineTexts, *, accept_partial: bool, is_alone: bool) -> int:
+        """Publish the rows; how many they are. `is_alone` where the body has no other measurement."""
         for trial in range(_TRIES):
-            if self._series is None:
+            if self._series is None or (self.bad.count and not accept_partial):
                 return 0
             try:
                 return ingest_batch(self._runtime, self._work(self._series), self._dataset).rows
             except Conflict as conflict:
+                if conflict.code == "dataset_inactive" and accept_partial and not is_alone:
+                    self._refuse(conflict.message, lines)
+                    return 0
                 if conflict.code != "schema_conflict" or trial == _TRIES - 1:
                     raise
                 log.info("lines.fitted_again", dataset=self._slug)
                 self._head = read_head(self._runtime.database, self._slug)
-                self._fit(parsed.bad, lines)
+                self._fit(lines)
         raise AssertionError("unreachable")
 
     @property
     def _dataset(self) -> Dataset | None:
         return None if self._head is None else self._head.dataset
 
-    def _fit(self, bad: BadLines, lines: LineTexts) -> None:
+    def _fit(self, lines: LineTexts) -> None:
         schema = Schema(()) if self._head is None else self._head.schema
-        self._series = series_of(self._pieces, self._dataset, schema, self._runtime.settings, bad, lines)
+        self.bad = BadLines()
+        self._series = series_of(self._pieces, self._dataset, schema, self._runtime.settings, self.bad, lines)
+
+    def _refuse(self, reason: str, lines: LineTexts) -> None:
+        """All of the lines are bad."""
+        self.bad = BadLines()
+        for piece in self._pieces:
+            for number in map(int, piece.lines):
+                self.bad.add(number, reason, lines[number] if self.bad.has_room else b"")
 
     def _work(self, series: Series) -> Work:
         database, measurement = self._lot.database, self._measurement
@@ -141,5 +162,5 @@ class _Measurement:
             write_format=AUTO,
             dataset_metadata=birth_metadata(database, measurement, series.tags),
             dedupe_tags=() if known is None else tuple(tag for tag in series.tags if tag not in known),
-            unique_key=(*series.tags, TIME_COLUMN),
+            is_fitted=known is not None,
         )
