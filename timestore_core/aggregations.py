@@ -20,13 +20,16 @@ class Scale:
 
     Known from the column's bounds over the whole snapshot, so that it is the same whichever of the files a query
     reads and however the rows are cut into them. Where `guarded`, NaN and infinities may stand among the values.
-    With `decimals` no value has more digits after the point, and they are so few that a compensated sum (DuckDB's
-    `fsum`) is off by less than a quarter of the last one: rounded to so many digits it is the true sum.
+    With `decimals` no value has more digits after the point, and scaled by 10**`decimals` they are below 2**62. Where
+    `compensated`, they are also so small and few that DuckDB's `fsum` (Kahan's, off by less than four units of the last
+    place of the sum of magnitudes) is off by less than a quarter of the last digit: rounded to so many it is the true
+    sum.
     """
 
     exponent: int
     guarded: bool
     decimals: int | None = None
+    compensated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

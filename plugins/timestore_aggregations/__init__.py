@@ -112,22 +112,28 @@ def _added(total: _Total, states: Sequence[str]) -> list[str]:
 
 def _exact(scale: Scale) -> _Total:
     """Doubles added up so that the order of the rows leaves no trace in the last digits."""
-    return _fixed_point(scale) if scale.decimals is None else _decimal(scale.decimals)
-
-
-def _decimal(decimals: int) -> _Total:
-    """Few digits after the point: what a compensated sum is off by is less than the last one, and is rounded away."""
-    factor = f"{10.0**decimals:.1f}::DOUBLE"
-    return _Total(lambda column: (f"fsum({column})",), lambda sums: f"round({sums[0]} * {factor}) / {factor}", "fsum")
+    if scale.decimals is None:
+        return _fixed_point(scale)
+    factor = f"{10.0**scale.decimals:.1f}::DOUBLE"
+    if scale.compensated:
+        # What it is off by is less than the last digit, and is rounded away.
+        return _Total(
+            lambda column: (f"fsum({column})",), lambda sums: f"round({sums[0]} * {factor}) / {factor}", "fsum"
+        )
+    return _Total(
+        lambda column: (f"sum(CAST(round({column} * {factor}) AS BIGINT))",),
+        lambda sums: f"{sums[0]}::DOUBLE / {factor}",
+    )
 
 
 def _fixed_point(scale: Scale) -> _Total:
     """Doubles added up as integers, which is exact.
 
     A value is two integers of 62 bits: it scaled and rounded, and the rest. So it is kept to 2**-124 of the column's
-    largest, and whole if it is more than 2**-71 of that: the total of one value is the value. With the first integer
-    alone, 0.1 beside 10,000 would be 0.10000000000000142. Factors are powers of two, which round nothing. NaN and
-    infinities are added up beside the others; where there are any, they are the total.
+    largest, and whole if it is more than 2**-71 of that: the total of one value is the value. What is left over of
+    smaller ones is added up compensated, so that they are not lost beside a huge one. With the first integer alone, 0.1
+    beside 10,000 would be 0.10000000000000142. Factors are powers of two, which round nothing. NaN and infinities are
+    added up beside the others; where there are any, they are the total.
     """
     factor, rest_factor = f"{2.0**scale.exponent:.17e}", f"{_REST_FACTOR:.17e}"
 
@@ -135,12 +141,14 @@ def _fixed_point(scale: Scale) -> _Total:
         value = f"CASE WHEN isfinite({column}) THEN {column} END" if scale.guarded else column
         scaled = f"({value}) * {factor}"
         rounded = f"CAST({scaled} AS BIGINT)"
-        sums = f"sum({rounded})", f"sum(CAST(({scaled} - {rounded}) * {rest_factor} AS BIGINT))"
+        rest = f"({scaled} - {rounded}) * {rest_factor}"
+        rest_rounded = f"CAST({rest} AS BIGINT)"
+        sums = f"sum({rounded})", f"sum({rest_rounded})", f"fsum({rest} - {rest_rounded})"
         return (*sums, f"sum({column}) FILTER (WHERE NOT isfinite({column}))") if scale.guarded else sums
 
     def whole(sums: Sequence[str]) -> str:
-        finite = f"({sums[0]}::DOUBLE + {sums[1]}::DOUBLE / {rest_factor}) / {factor}"
-        return f"coalesce({sums[2]}, {finite})" if scale.guarded else finite
+        finite = f"({sums[0]}::DOUBLE + ({sums[1]}::DOUBLE + {sums[2]}) / {rest_factor}) / {factor}"
+        return f"coalesce({sums[3]}, {finite})" if scale.guarded else finite
 
     return _Total(partial, whole)
 

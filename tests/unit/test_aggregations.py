@@ -217,8 +217,12 @@ def plan_of(
     )
 
 
+# More rows than any case has: how many there are is not what is tested here.
+MANY = 1_000_000
+
+
 def planned(id_: str, schema: Schema, within_range: bool = False) -> PlannedPartition:
-    return PlannedPartition(id_, "st-1", "", "", "memory", "records", schema, 0, 0, within_range)
+    return PlannedPartition(id_, "st-1", "", "", "memory", "records", schema, 0, MANY, within_range)
 
 
 def catalogued(partition: PlannedPartition, table: pa.Table) -> Partition:

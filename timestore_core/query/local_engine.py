@@ -25,7 +25,15 @@ from timestore_core.query.engine import EngineParts
 from timestore_core.query.plan import PlannedPartition, QueryPlan
 from timestore_core.query.render_sql import Render
 from timestore_core.query.rows_sql import every_value_sql
-from timestore_core.query.slices import first_count, histogram_sql, is_sliced, narrowed, slice_rows, slices
+from timestore_core.query.slices import (
+    can_be_sliced,
+    first_count,
+    histogram_sql,
+    is_sliced,
+    narrowed,
+    slice_rows,
+    slices,
+)
 from timestore_core.query.sql import (
     answer_sql,
     gathered_rows_sql,
@@ -44,6 +52,9 @@ log = structlog.get_logger(__name__)
 _GATHERED = "gathered"
 _ATTACHED = "duckdb"
 _STREAM_MEMORY_BYTES = 96 * 1024 * 1024
+# Of rows that do not fit into the memory together, so many times fewer are tried, down to these.
+_FEWER = 8
+_LEAST_ROWS = 256
 
 
 class LocalEngine:
@@ -71,8 +82,23 @@ class LocalEngine:
                     counts = self._counted(on, plan, *first_count(plan))
                 if sum(counts.values()) <= slice_rows(plan):
                     plan = replace(plan, counted=sum(counts.values()))
-            with self._engine_for(plan) as engine, self._statements(engine, plan, access, is_gone) as on:
-                for batch in self._guarded(plan, self._run(on, plan, render, counts)):
+            given = False
+            try:
+                with self._engine_for(plan) as engine, self._statements(engine, plan, access, is_gone) as on:
+                    for batch in self._guarded(plan, self._run(on, plan, render, counts)):
+                        given = True
+                        with on.watched.paused():
+                            yield batch
+                return
+            except duckdb.OutOfMemoryException:
+                # Few rows may be large ones.
+                if given or is_sliced(plan) or not can_be_sliced(plan):
+                    raise
+            with (
+                self._engine.apart(_STREAM_MEMORY_BYTES) as engine,
+                self._statements(engine, plan, access, is_gone) as on,
+            ):
+                for batch in self._guarded(plan, self._in_slices(on, plan, render, slice_rows(plan) // _FEWER)):
                     with on.watched.paused():
                         yield batch
         except duckdb.OutOfMemoryException as error:
@@ -147,20 +173,44 @@ class LocalEngine:
     ) -> Iterator[pa.RecordBatch]:
         """The rows, in slices where they are many; `counts` is what was counted for these already."""
         if not is_sliced(plan):
-            yield from self._run_at_once(on, plan, render)
+            yield from self._run_at_once(on, plan, render, texts_first=True)
             return
+        yield from self._in_slices(on, plan, render, slice_rows(plan), counts)
+
+    def _in_slices(
+        self, on: Statements, plan: QueryPlan, render: Render, target: int, counts: Mapping[int, int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows, at most `target` at a time, and fewer where these turn out to be too large for the memory."""
         left, skip, first = plan.row_limit, plan.skip, first_count(plan)
 
         def counted(range_: TimeRange, width_us: int) -> Mapping[int, int]:
-            return counts if (range_, width_us) == first else self._counted(on, plan, range_, width_us)
+            known = counts is not None and (range_, width_us) == first
+            return counts if known and counts is not None else self._counted(on, plan, range_, width_us)
 
-        for part in slices(plan, counted):
+        for part in slices(plan, counted, target):
             on.watched.restart()
-            # What a page leaves out is at its first moment, so all of it in the first slice.
-            part, skip = replace(part, row_limit=left, skip=skip), 0
-            for batch in self._run_at_once(on, part, render):
-                left -= batch.num_rows
-                yield batch
+            # What a page leaves out is at its first moment, so all of it in the first slice. To sort a few rows whole
+            # takes less memory than DuckDB's limit does.
+            limit = target if (part.counted or 0) <= target and not skip else left
+            part, skip, given = replace(part, row_limit=limit, skip=skip), 0, 0
+            try:
+                for batch in self._run_at_once(on, part, render, texts_first=False):
+                    wanted = batch.slice(0, left - given)
+                    given += wanted.num_rows
+                    yield wanted
+                    if given == left:
+                        return
+            except duckdb.OutOfMemoryException:
+                if given or target <= _LEAST_ROWS:
+                    raise
+                given = -1
+            if given < 0:
+                given = 0
+                part = replace(part, row_limit=left)
+                for batch in self._in_slices(on, part, render, max(_LEAST_ROWS, target // _FEWER)):
+                    given += batch.num_rows
+                    yield batch
+            left -= given
             if left == 0:
                 return
 
@@ -191,12 +241,14 @@ class LocalEngine:
             overlapping = self._gathered(on, plan, overlapping)
         return [overlapping, *parts] if overlapping else parts
 
-    def _run_at_once(self, on: Statements, plan: QueryPlan, render: Render) -> Iterator[pa.RecordBatch]:
+    def _run_at_once(
+        self, on: Statements, plan: QueryPlan, render: Render, *, texts_first: bool
+    ) -> Iterator[pa.RecordBatch]:
         fragments = self._fragments(on, plan)
         with ExitStack() as pinned:
             if len(fragments) == 1:
                 relations = self._attach(on.instance, plan, fragments[0], pinned)
-                sql = answer_sql(plan, fragments[0], relations, self._functions, render)
+                sql = answer_sql(plan, fragments[0], relations, self._functions, render, texts_first=texts_first)
                 if all(_is_attached(one) for one in fragments[0]):
                     yield from on.batches_again(sql, [one.location for one in fragments[0]])
                 else:

@@ -20,9 +20,8 @@ from timestore_core.query.zones import UTC_ZONE, Zone
 
 # Scaled values are below 2**62, so that they fit into 64 bits with a sign and room to be rounded up.
 _SCALED_BITS = 62
-# Columns that reach further are added up plainly. A larger value, such as 1e20 or 3.4e38, mostly stands for "none",
-# and beside it what was measured would lose its digits; below the smallest, doubles run out of digits themselves.
-_SMALLEST, _LARGEST = 2.0**-900, 2.0**64
+# Columns that reach further are added up plainly: the scaled values, or their factors, would be no doubles.
+_SMALLEST, _LARGEST = 2.0**-900, 2.0**900
 # Of values with few digits after the point, the largest sum in units of the last one that is added up compensated: it
 # is off by 2**-50 of the values' magnitudes at most, their own rounding included.
 _MOST_SUMMED = 2.0**48
@@ -197,9 +196,10 @@ def _scale(name: str, partitions: Collection[Partition]) -> Scale | None:
         return None
     rows = sum(one.row_count for one in partitions)
     decimals = common_decimals(name, partitions)
-    if decimals is not None and rows * largest * 10.0**decimals > _MOST_SUMMED:
-        decimals = None
-    return Scale(_SCALED_BITS - math.frexp(largest)[1], guarded, decimals)
+    exponent = _SCALED_BITS - math.frexp(largest)[1]
+    if decimals is None or largest * 10.0**decimals >= 2.0**_SCALED_BITS:
+        return Scale(exponent, guarded)
+    return Scale(exponent, guarded, decimals, compensated=rows * largest * 10.0**decimals <= _MOST_SUMMED)
 
 
 def _check_time_column(request: QueryRequest, schema: Schema, problems: list[Problem]) -> None:

@@ -32,12 +32,16 @@ def slice_rows(plan: QueryPlan) -> int:
     return max(_MIN_ROWS, min(_MAX_ROWS, _SLICE_CELLS // max(1, len(plan.columns))))
 
 
-def is_sliced(plan: QueryPlan) -> bool:
-    """Whether the plan's answer comes in slices: plain rows, and more of them than one slice should have."""
-    at_most = min(plan.row_limit, plan.rows_at_most)
+def can_be_sliced(plan: QueryPlan) -> bool:
+    """Whether slices of the plan's answer, one after the other, are the answer: it has plain rows."""
     # Rows of which the last written counts are only found together where they have this time in common.
     whole = plan.dedupe is None or plan.timestamp_column in plan.dedupe.key
-    return plan.is_raw and not plan.latest and whole and at_most > slice_rows(plan)
+    return plan.is_raw and not plan.latest and whole
+
+
+def is_sliced(plan: QueryPlan) -> bool:
+    """Whether the plan's answer comes in slices: it has more rows than one slice should have."""
+    return can_be_sliced(plan) and min(plan.row_limit, plan.rows_at_most) > slice_rows(plan)
 
 
 def first_count(plan: QueryPlan) -> tuple[TimeRange, int]:
@@ -46,9 +50,11 @@ def first_count(plan: QueryPlan) -> tuple[TimeRange, int]:
     return range_, _width(range_, plan.rows_at_most, slice_rows(plan))
 
 
-def slices(plan: QueryPlan, counted: Counted) -> Iterator[QueryPlan]:
-    """The plan for each slice, in its own order: over its range, and only the partitions that can have rows there."""
-    target = slice_rows(plan)
+def slices(plan: QueryPlan, counted: Counted, target: int) -> Iterator[QueryPlan]:
+    """The plan for each slice of up to `target` rows, in the plan's order; rows of one time stay together.
+
+    Each is over its part of the range, with the partitions that can have rows there.
+    """
     taken: list[_Bin] = []
     rows = 0
     bins = _bins(_span(plan), plan.rows_at_most, target, counted, descending=plan.descending)

@@ -38,9 +38,14 @@ def answer_sql(
     relations: Relations,
     functions: Functions,
     render: Render,
+    *,
+    texts_first: bool,
 ) -> str:
-    """What is sent of the answer over these partitions, read at once, in the plan's order, at most `row_limit` rows."""
-    if render.is_text and plan.is_raw and not plan.latest and not plan.skip and plan.rows_at_most <= plan.row_limit:
+    """What is sent of the answer over these partitions, read at once, in the plan's order, at most `row_limit` rows.
+
+    With `texts_first` texts are made before rows are sorted, where all of them are sent: faster, for more memory.
+    """
+    if texts_first and render.is_text and plan.is_raw and not plan.latest and _is_whole(plan):
         order = _order_names(plan)
         columns = f"{_names(plan.output)}, {', '.join(map(quote_identifier, order))}"
         rows = f"SELECT {columns} FROM ({union_sql(plan, partitions, relations)})"
@@ -127,14 +132,15 @@ def _parameters(plan: QueryPlan, asked: AskedAggregation, function: Aggregation)
 def _raw_sql(plan: QueryPlan, rows: str, names: str, *, skip: bool = True) -> str:
     """Stored rows in order; of each group only the newest where the plan says so."""
     offset = plan.skip if skip else 0
-    limit = plan.row_limit + plan.skip - offset
     order = _total_order(plan)
+    # The newest few rows in order are kept in memory, whatever their size; all of them are sorted.
+    page = "" if _is_whole(plan) else _page(plan.row_limit + plan.skip - offset, offset)
     if plan.latest:
         groups = [quote_identifier(field.name) for field in plan.groups or ()]
         rows = _newest_sql(plan, rows, groups, order)
         if groups:
             order = ", ".join(groups)
-    return f"SELECT {names} FROM ({rows}) ORDER BY {order}{_page(limit, offset)}"
+    return f"SELECT {names} FROM ({rows}) ORDER BY {order}{page}"
 
 
 def _newest_sql(plan: QueryPlan, rows: str, groups: Sequence[str], order: str) -> str:
@@ -152,6 +158,11 @@ def _newest_sql(plan: QueryPlan, rows: str, groups: Sequence[str], order: str) -
         f"SELECT stored.* FROM {source} AS stored JOIN ({times}) AS newest ON stored.{time} = newest.{_LAST_TIME}{same}"
     )
     return f"{first}SELECT * FROM ({candidates}) QUALIFY row_number() OVER ({by}ORDER BY {order}) = 1"
+
+
+def _is_whole(plan: QueryPlan) -> bool:
+    """Whether all rows that there are belong to the answer."""
+    return not plan.skip and plan.rows_at_most <= plan.row_limit
 
 
 def _page(limit: int, offset: int) -> str:
