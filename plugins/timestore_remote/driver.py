@@ -180,8 +180,8 @@ class RemoteDriver:
         """Write, read and delete a probe."""
         key = f".timestore-probe/{uuid4()}"
         path = self._bucket.path(key)
-        self._try("write", lambda: self._file_system().pipe_file(path, _PROBE))
         try:
+            self._try("write", lambda: self._file_system().pipe_file(path, _PROBE))
             if self._try("read", lambda: self._file_system().cat_file(path)) != _PROBE:
                 raise RemoteError(f"{self._kind}: does not give back what was written", transient=False)
         finally:

@@ -75,6 +75,8 @@ def _open(config: Mapping[str, Any]) -> RemoteDriver:
 def _file_system(config: Mapping[str, Any]) -> Any:
     try:
         import s3fs
+
+        from timestore_s3.sessions import UnredirectedSession
     except ImportError as error:
         raise OSError("s3fs is not installed; pip install 'timestore[s3]'") from error
     path_style = bool(config.get("forcePathStyle"))
@@ -87,6 +89,7 @@ def _file_system(config: Mapping[str, Any]) -> Any:
         token=text_of(config, "sessionToken"),
         client_kwargs=client,
         config_kwargs={
+            "http_session_cls": UnredirectedSession,
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "read_timeout": _READ_TIMEOUT_S,
             # The driver tries again, for as long as the settings say.

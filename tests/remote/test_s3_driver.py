@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
@@ -208,3 +210,41 @@ def test_a_listing_of_several_pages_is_complete(s3: S3, opened: Opened) -> None:
     assert s3.proxy.requests("LIST", "first") - before >= 2
     with s3.proxy.fault("503", "LIST", within="continuation-token"), pytest.raises(OSError, match="cannot list"):
         list(driver.list())
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed(opened: Opened, status: int) -> None:
+    reached: list[str] = []
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            reached.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def do_HEAD(self) -> None:
+            self.do_PUT()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Redirecting(Stranger):
+        def do_PUT(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", f"http://127.0.0.1:{stranger.server_port}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    stranger, store = (ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Stranger, Redirecting))
+    for server in (stranger, store):
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        driver = opened(endpoint=f"http://127.0.0.1:{store.server_port}", sessionToken="hunter3")
+        with pytest.raises(OSError, match="s3"):
+            driver.put(staged(driver, b"secret rows"), "key")
+    finally:
+        for server in (stranger, store):
+            server.shutdown()
+            server.server_close()
+
+    assert reached == []

@@ -19,8 +19,9 @@ log = structlog.get_logger(__name__)
 HTTPFS = "httpfs"
 _WHEEL = "duckdb_extension_httpfs"
 _INSTALL_TIMEOUT_S = 30
-_HTTP_TIMEOUT_S = 10
-_HTTP_RETRIES = 2
+# Per request, and a file takes several before its first row: a store that hangs must not hold a query for minutes.
+_HTTP_TIMEOUT_S = 5
+_HTTP_RETRIES = 1
 
 
 @lru_cache(maxsize=1)
