@@ -267,7 +267,7 @@ class Settings(BaseSettings):
     storage_retry_ms: NotNegative = _env(
         "TIMESTORE_STORAGE_RETRY_MS",
         default=5_000,
-        help="how long a remote store's failure is tried again before it is a 503",
+        help="how long at most a remote store's failure is tried again, three times, before it is a 503",
     )
     query_cache_enabled: bool = _env(
         "TIMESTORE_QUERY_CACHE_ENABLED", default=True, help="keep files of remote targets on this machine's disk"

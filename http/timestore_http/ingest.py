@@ -76,7 +76,7 @@ def rows_type(req: falcon.Request) -> str | None:
 
     Raises UnsupportedMedia, naming what is read here, for any other.
     """
-    declared, *options = (part.strip().lower() for part in (req.content_type or "").split(";"))
+    declared, options = falcon.parse_header((req.content_type or "").lower())
     if not declared or declared == "application/json" or (declared.endswith("+json") and declared not in READERS):
         return None
     if declared not in READERS:
@@ -84,9 +84,9 @@ def rows_type(req: falcon.Request) -> str | None:
             f"Unsupported Media Type: {declared[:80]}; send application/json, {', '.join(READERS)}",
             code="FST_ERR_CTP_INVALID_MEDIA_TYPE",
         )
-    charset = next((option.partition("=")[2].strip('"') for option in options if option.startswith("charset=")), "")
+    charset = options.get("charset", "")
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise UnsupportedMedia(f"Content-Type: the charset {charset[:40]!r} is not read; send UTF-8")
-    if declared == "text/csv" and "header=absent" in options:
+    if declared == "text/csv" and options.get("header") == "absent":
         raise UnsupportedMedia("Content-Type: CSV without a header is not read; name the columns in a first line")
     return declared

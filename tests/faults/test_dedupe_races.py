@@ -52,3 +52,35 @@ def test_a_tag_that_comes_while_rows_are_merged_tells_them_apart(
             ("a", "f", 3.0),
             ("b", "e", 4.0),
         ]
+
+
+def test_a_rule_that_changes_while_rows_are_gathered_is_the_one_that_counts(
+    make_service: Callable[..., Service], postgres_url: str, tmp_path: Path
+) -> None:
+    hinder = make_hinder(tmp_path / "plugin")
+    service = make_service(TIMESTORE_DATABASE_URL=postgres_url, TIMESTORE_PG_SCHEMA="rule_gathered", **hinder.settings)
+    service.start()
+    with ThreadPoolExecutor() as pool, hinder.letting_go_at_last():
+        made = service.client.post(
+            "/admin/datasets", json={"slug": "gathered", "metadata": {"dedupe": {"columns": ["host"]}}}
+        )
+        assert made.status_code == 201, made.text
+        names = {"timestamp": "timestamp", "host": "string", "dc": "string", "x": "double"}
+        for dc, x in (("e", 1.0), ("f", 2.0)):
+            body = {
+                "schema": {"fields": [{"name": name, "type": type_} for name, type_ in names.items()]},
+                "partition": {"key": {}, "timeRange": {"start": TIME, "end": TIME}},
+                "rows": [{"timestamp": TIME, "host": "a", "dc": dc, "x": x}],
+            }
+            assert service.ingest("gathered", body).status_code == 201
+        hinder.arm("compaction.file_stored")
+        asked = {"datasetSlug": "gathered", "operations": ["compaction"]}
+        running = pool.submit(service.client.post, "/admin/lifecycle/run", json=asked, timeout=120)
+        hinder.wait_until_held()
+        rule = {"metadata": {"dedupe": {"columns": ["host", "dc"]}}}
+        assert service.client.patch("/admin/datasets/gathered", json=rule).status_code == 200
+        hinder.let_go()
+        assert running.result().status_code == 200, running.result().text
+
+        found = service.query("gathered", {"timeRange": RANGE}).json()["rows"]
+        assert [one["x"] for one in found] == [1.0, 2.0]

@@ -269,6 +269,34 @@ def test_an_answer_in_many_slices_is_whole_and_in_order(filled: Service, name: s
     assert ("transfer-encoding" in answer.headers) == (name != "json")
 
 
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/csv", "application/vnd.apache.arrow.stream"])
+def test_rows_of_any_width_are_streamed(service: Service, accept: str) -> None:
+    slug, count, width = f"wide-{accept.rsplit('.', 1)[-1].rsplit('/', 1)[-1]}", 120_000, 1_000
+    texts = pa.array([f"{number:06}" * (width // 6) for number in range(count)])
+    for begin in (0, count // 2):
+        times = pa.array(range(begin, begin + count // 2), pa.int64()).cast(pa.timestamp("us", "UTC"))
+        sink = pa.BufferOutputStream()
+        table = pa.table({"timestamp": times, "text": texts.slice(begin, count // 2)})
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        sent = service.client.post(
+            f"/datasets/{slug}/ingest",
+            content=sink.getvalue().to_pybytes(),
+            headers={"content-type": "application/vnd.apache.arrow.stream"},
+        )
+        assert sent.status_code == 201, sent.text
+    for question in ({}, {"limit": 110_000}):
+        answer = ask(service, slug, accept, timeRange=ALL_TIME, **question)
+        assert answer.status_code == 200, answer.text
+        if accept.endswith("stream"):
+            found = table_of(answer)["text"].to_pylist()
+        elif accept == "text/csv":
+            found = [line.partition(",")[2] for line in answer.text.splitlines()[1:]]
+        else:
+            found = [json.loads(line)["text"] for line in answer.text.splitlines()]
+        assert found == texts.to_pylist()[: question.get("limit", count)]
+
+
 def test_a_limit_ends_a_stream_where_it_ends_json(filled: Service) -> None:
     begin = {"start": "2024-01-01T00:00:01Z", "end": "2025-01-01T00:00:00Z"}
 

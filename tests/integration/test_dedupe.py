@@ -307,3 +307,25 @@ def test_a_tag_that_comes_while_others_are_gathered_is_part_of_the_key(service: 
         found = service.query(f"{database}.m", {"timeRange": RANGE}).json()["rows"]
         assert sorted(one["x"] for one in found) == [1, 2, 3]
         service.client.post("/admin/lifecycle/run", json={"datasetSlug": f"{database}.m", "operations": ["compaction"]})
+
+
+def test_another_time_column_may_be_null_throughout_a_partition(service: Service) -> None:
+    slug = f"later-{uuid4().hex[:6]}"
+    rule = {"dedupe": {"columns": ["host"]}}
+    assert service.client.post("/admin/datasets", json={"slug": slug, "metadata": rule}).status_code == 201
+    for number, seen in enumerate((None, iso(START))):
+        body = {
+            "schema": {
+                "fields": [
+                    *({"name": name, "type": "timestamp"} for name in ("timestamp", "seen")),
+                    {"name": "host", "type": "string"},
+                ]
+            },
+            "partition": {"key": {}, "timeRange": {"start": iso(START), "end": iso(START)}},
+            "rows": [{"timestamp": iso(START), "seen": seen, "host": str(number)}],
+        }
+        assert service.ingest(slug, body).status_code == 201
+    for question in ({}, {"aggregations": [{"fn": "count"}]}, {"latest": True}):
+        answer = service.query(slug, {"timeRange": RANGE, "timestampColumn": "seen", **question})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["rows"][0].get("count", 1) == 1

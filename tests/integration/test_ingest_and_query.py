@@ -138,6 +138,17 @@ def test_integers_beyond_2_to_the_53_keep_their_digits_and_forbid_widening(servi
     assert service.ingest("exact", double).status_code == 409
 
 
+def test_integers_that_a_double_cannot_keep_do_not_come_into_a_column_of_doubles(service: Service) -> None:
+    double = batch(
+        [1], schema={"fields": [{"name": "timestamp", "type": "timestamp"}, {"name": "n", "type": "double"}]}
+    )
+    assert service.ingest("doubles", double).status_code == 201
+    for value, status in ((2**53, 201), (2**53 + 1, 409), (-(2**62), 409)):
+        body = batch([1])
+        body["rows"][0]["n"] = value
+        assert service.ingest("doubles", body).status_code == status
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd", "gzip, zstd"])
 def test_a_compressed_body_is_read(service: Service, encoding: str) -> None:
     import gzip

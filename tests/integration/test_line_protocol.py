@@ -216,3 +216,60 @@ def test_limits_name_their_setting(make_service: Callable[..., Service]) -> None
 def test_bytes_of_any_kind_are_never_the_service_s_fault(service: Service, path: str) -> None:
     for body in (b"\0", b"\xff\xfe", b"m f=1 1\0", b'"', b"\\", b"m,\0=1 f=1", b"," * 1000, b"\n" * 1000, b'm f="' * 9):
         assert write(service, path, body).status_code in (204, 400), body
+
+
+def test_a_column_that_only_a_bad_line_has_is_not_known(service: Service) -> None:
+    write(service, "/write?db=lp1", "p b=1.0 1000")
+    answer = write(service, "/write?db=lp1", 'p a="x",b="bad" 2000\np a=1,b=2 3000\n')
+
+    assert (answer.status_code, "line 1" in answer.text, "dropped=1" in answer.text) == (400, True, True)
+    assert [(row.get("a"), row["b"]) for row in rows_of(service, "lp1.p")] == [(None, 1.0), (1.0, 2.0)]
+
+
+@pytest.mark.parametrize("bad", ["m,Host=a x=7 2000", "m,timestamp=3,host=a x=7 2000", "m,host=a timestamp=1 2000"])
+def test_names_that_cannot_be_beside_others_are_bad_lines(service: Service, bad: str) -> None:
+    database = f"lp2-{len(bad)}"
+    answer = write(service, f"/write?db={database}", f"m,host=a x=1 1000\n{bad}\nm,host=b x=2 1000\n")
+
+    assert (answer.status_code, "line 2" in answer.text) == (400, True)
+    assert [row["x"] for row in rows_of(service, f"{database}.m")] == [1.0, 2.0]
+
+
+def test_a_dataset_without_a_rule_keeps_every_line(service: Service) -> None:
+    body = {
+        "schema": {"fields": [{"name": "timestamp", "type": "timestamp"}, {"name": "host", "type": "string"}]},
+        "partition": {"key": {}, "timeRange": ALL_TIME},
+        "rows": [{"timestamp": "2024-01-01T00:00:00Z", "host": "first"}],
+    }
+    assert service.ingest("lp3.m", body).status_code == 201
+    lines = "".join(f"m,host={host} x={x} 1000\n" for x, host in enumerate("abca"))
+
+    assert write(service, "/write?db=lp3", lines).status_code == 204
+    found = [row["host"] for row in rows_of(service, "lp3.m")]
+    assert sorted(found) == ["a", "a", "b", "c", "first"]
+
+
+def test_lines_for_a_dataset_that_takes_none_leave_the_others_alone(service: Service) -> None:
+    assert write(service, "/write?db=lp4", "two x=1 1000").status_code == 204
+    for change in ({"status": "inactive"},):
+        patched = service.client.patch("/admin/datasets/lp4.two", json=change)
+        assert patched.status_code == 200, patched.text
+    answer = write(service, "/write?db=lp4", "one x=1 1000\ntwo x=2 2000\nthree x=3 1000\n")
+
+    assert (answer.status_code, "line 2" in answer.text) == (400, True)
+    assert [row["x"] for row in rows_of(service, "lp4.three")] == [3.0]
+
+
+def test_a_string_without_an_end_costs_little(service: Service) -> None:
+    line = '\\"' + "a" * 255
+    answer = write(service, "/write?db=lp5", ('m f="' + "\n".join([line] * 999) + "\n") * 8 + "m f=1 1000\n")
+
+    assert answer.status_code == 400
+    assert [row["f"] for row in rows_of(service, "lp5.m")] == [1.0]
+
+
+def test_a_bucket_may_be_named_after_database_and_policy(service: Service) -> None:
+    for bucket in ("lp6", "lp6/autogen", "lp6/"):
+        assert write(service, f"/api/v2/write?bucket={bucket}", f"m,b={bucket} x=1 1000").status_code == 204
+
+    assert len(rows_of(service, "lp6.m")) == 3

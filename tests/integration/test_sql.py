@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import msgspec
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,7 +52,7 @@ def select(service: Service, sql: str, accept: str = "application/json", **rest:
 def rows(service: Service, sql: str, **rest: Any) -> list[dict[str, Any]]:
     answer = select(service, sql, **rest)
     assert answer.status_code == 200, answer.text
-    return list(answer.json()["rows"])
+    return list(msgspec.json.decode(answer.content)["rows"])
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,9 @@ def rows(service: Service, sql: str, **rest: Any) -> list[dict[str, Any]]:
         ("SELECT {'a': 1, 'b': [NULL, 2]} AS s, DATE '2024-02-29' AS d, 1.5::DECIMAL(4,2) AS f, TRUE AS b, NULL AS z",
          [{"s": {"a": 1, "b": [None, 2]}, "d": "2024-02-29", "f": 1.5, "b": True, "z": None}]),
         ("SELECT 'nan'::DOUBLE AS x, 18446744073709551615 AS big, 1 AS x_1", [{"x": None, "big": 2**64 - 1, "x_1": 1}]),
+        ("SELECT ['nan'::DOUBLE, -1.5, '-inf'::DOUBLE] AS l, {'x': 'inf'::DOUBLE, 's': 'NaN, Infinity'} AS s",
+         [{"l": [None, -1.5, None], "s": {"x": None, "s": "NaN, Infinity"}}]),
+        ("SELECT {'x': 'inf'::DOUBLE, 's': '[NaN'} AS s", [{"s": "{'x': inf, 's': '[NaN'}"}]),
         ("SELECT * FROM range(3) t(i) WHERE i = 1", [{"i": 1}]),
         ("SELECT (SELECT max(n) FROM other) AS m, n IN (SELECT n FROM other) AS shared FROM dataset WHERE n = 4",
          [{"m": 5, "shared": True}]),

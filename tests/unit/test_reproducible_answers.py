@@ -79,11 +79,16 @@ class Stand:
 
     def ask(self, partitions: Sequence[Partition], **question: Any) -> bytes:
         runtime, head = self._runtime(partitions, MAX_ATTACHED), Head(DATASET, 1, SCHEMA)
-        return b"".join(open_answer(runtime, head, parse_query(body_of(question), FUNCTIONS, runtime.settings)))
+        return b"".join(
+            open_answer(runtime, head, parse_query(body_of(question), FUNCTIONS, runtime.settings, DATASET.id))
+        )
 
     def plan_of(self, partitions: Sequence[Partition], **question: Any) -> Any:
         runtime, head = self._runtime(partitions, MAX_ATTACHED), Head(DATASET, 1, SCHEMA)
-        with planned(runtime, head, parse_query(body_of(question), FUNCTIONS, runtime.settings)) as (plan, _):
+        with planned(runtime, head, parse_query(body_of(question), FUNCTIONS, runtime.settings, DATASET.id)) as (
+            plan,
+            _,
+        ):
             return plan
 
     def close(self) -> None:
@@ -269,6 +274,17 @@ def test_integers_of_before_the_column_was_widened_count_as_doubles(stand: Stand
 
     asked = hourly("avg", "sum")
     assert stand.ask(before, downsample=asked) == stand.ask(after, downsample=asked)
+
+
+def test_small_values_beside_a_huge_one_keep_their_sum(stand: Stand) -> None:
+    small = [1.602176634e-19, 3.3e-13, 0.1, 7.25]
+    rows = [row(number * HOUR_US, value) for number, value in enumerate(small) for _ in range(3)]
+    for huge in (9.2e18, 3.4e38, 1e200):
+        layouts = stand.layouts([*rows, row(100 * HOUR_US, huge)])
+        for layout in layouts:
+            found = json.loads(stand.ask(layout, downsample=hourly("sum")))["rows"]
+            sums = [one["sum"] for one in found[: len(small)]]
+            assert sums == pytest.approx([3 * value for value in small], rel=1e-15)
 
 
 @pytest.mark.parametrize(("largest", "decimals"), [(100.0, 2), (50_000.0, 1), (1e9, 0), (0.5, 6)])

@@ -100,9 +100,7 @@ class QueryRequest:
         return "raw" if self.group_by is None and not self.aggregations else "aggregated"
 
 
-def parse_query(
-    body: bytes, functions: Mapping[str, Aggregation], settings: Settings, dataset_id: str = ""
-) -> QueryRequest:
+def parse_query(body: bytes, functions: Mapping[str, Aggregation], settings: Settings, dataset_id: str) -> QueryRequest:
     """The query in the body, its cursor one of this dataset's. Raises InvalidRequest naming every field at fault."""
     wire = decode(body, WireQuery)
     problems: list[Problem] = []
