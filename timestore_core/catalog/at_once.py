@@ -29,7 +29,7 @@ _TIMES = ("created_at", "updated_at", "published_at")
 def publish_at_once(connection: Connection, attempt: Attempt) -> Published | None:
     """The published batch, or None where nothing was done: then the general way decides, and says why."""
     left_s = attempt.publish_before_s - running_s()
-    if len(attempt.claims) != 1 or left_s <= 0 or attempt.merged_by is not None:
+    if len(attempt.claims) != 1 or left_s <= 0 or attempt.merged_by is not None or attempt.fitted_to is not None:
         return None
     columns, manifest_id = columns_of(attempt), new_id("dm")
     given = _given(attempt, manifest_id, columns, left_s)

@@ -46,7 +46,7 @@ class Attempt:
     `write_format` and `dataset_metadata` are those of the dataset where this attempt makes it. `dedupe_tags` are
     columns that name a row of a dataset that keeps one row per series and time, and that it does not know yet.
     `merged_by` is the rule by which rows of the batch became one, where some did, `fitted_to` the one that says which
-    of its columns are tags, where it knows them apart.
+    of its columns are tags, where it brings some and knows them apart.
     """
 
     partition_id: str

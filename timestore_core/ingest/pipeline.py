@@ -54,7 +54,7 @@ class Work:
     """What one file will hold: the rows of one batch, or of several under one envelope, each with its claim.
 
     `write_format` and `dataset_metadata` are those of the dataset where this makes it, `dedupe_tags` those of
-    `Attempt`. `is_fitted` where which columns are tags was held against the dataset's rule.
+    `Attempt`. `is_fitted` where it brings columns and knows which of them are tags.
     """
 
     slug: str

@@ -133,6 +133,9 @@ class _Measurement:
         self.bad = BadLines()
         self._series = series_of(self._pieces, self._dataset, schema, self._runtime.settings, self.bad, lines)
 
+    def _brings_columns(self, schema: Schema) -> bool:
+        return any(self._head is None or self._head.schema.type_of(name) is None for name in schema.names)
+
     def _refuse(self, reason: str, lines: LineTexts) -> None:
         """All of the lines are bad."""
         self.bad = BadLines()
@@ -162,5 +165,5 @@ class _Measurement:
             write_format=AUTO,
             dataset_metadata=birth_metadata(database, measurement, series.tags),
             dedupe_tags=() if known is None else tuple(tag for tag in series.tags if tag not in known),
-            is_fitted=known is not None,
+            is_fitted=known is not None and self._brings_columns(series.schema),
         )
