@@ -142,7 +142,7 @@ def wide_batch(first: int, rows: int) -> dict[str, Any]:
 
 
 SPILLING: dict[str, dict[str, Any]] = {
-    "rows in order": {"columns": ["timestamp", "text"]},
+    "each text by itself": {"groupBy": ["text"], "aggregations": [{"fn": "count"}]},
     "texts of each second": {
         "downsample": {"intervalUnit": "second", "aggregations": [{"fn": "count_distinct", "column": "text"}]}
     },

@@ -47,7 +47,7 @@ def cut(files: list[list[int]], range_: TimeRange, *, known: bool = True) -> lis
         return Counter((one - part.start_us) // width_us for one in times if part.start_us <= one <= part.end_us)
 
     assert is_sliced(plan)
-    return list(slices(plan, counted))
+    return list(slices(plan, counted, slice_rows(plan)))
 
 
 def shapes() -> dict[str, list[list[int]]]:

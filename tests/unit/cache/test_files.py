@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import hashlib
 import os
 import shutil
@@ -151,7 +150,6 @@ def test_a_download_that_raises_leaves_nothing_and_the_next_try_works(
         cache.fetch(file_of(content(1)), download)
     assert lying(home) == set()
     assert cache.counts()["sizeBytes"] == 0
-    gc.collect()
     assert descriptors() == before
     assert store.read(cache, content(1))
 
