@@ -185,28 +185,18 @@ class AggregationContract:
                 values = [value for value in _random_values("double", seed) if guarded or value is not None]
                 largest = max(abs(value) for value in values if value is not None)
                 scale = Scale(61 - math.frexp(largest)[1], guarded)
-                exactly = asking.of(scale=scale)
-                whole = exactly.undivided("double", [values])
-                for parts in _splits(values):
-                    assert_same(exactly.merged("double", parts), whole, 0.0, f"over the parts {parts!r}"[:600])
-                random.Random(seed).shuffle(values)
-                assert_same(exactly.undivided("double", [values]), whole)
-                assert_same(asking.undivided("double", [values]), whole, self._allowed(values))
+                self._check_exact(asking, scale, values, seed)
 
     def test_its_exact_form_is_the_same_where_values_have_few_decimals(
         self, aggregation: Aggregation, asking: Asking
     ) -> None:
         if aggregation.exact is None:
             pytest.skip("has no exact form")
-        for seed in range(3):
-            values = [value and round(value, 2) for value in _random_values("double", seed)]
-            exactly = asking.of(scale=Scale(40, guarded=False, decimals=2))
-            whole = exactly.undivided("double", [values])
-            for parts in _splits(values):
-                assert_same(exactly.merged("double", parts), whole, 0.0, f"over the parts {parts!r}"[:600])
-            random.Random(seed).shuffle(values)
-            assert_same(exactly.undivided("double", [values]), whole)
-            assert_same(asking.undivided("double", [values]), whole, self._allowed(values))
+        for compensated in (False, True):
+            scale = Scale(40, guarded=False, decimals=2, compensated=compensated)
+            for seed in range(3):
+                values = [value and round(value, 2) for value in _random_values("double", seed)]
+                self._check_exact(asking, scale, values, seed)
 
     def test_the_states_of_a_part_are_as_many_as_their_merge_reads(
         self, aggregation: Aggregation, parameters: Parameters
@@ -220,6 +210,15 @@ class AggregationContract:
         names = tuple(f"state{number}" for number in range(len(states)))
         merged = aggregation.combine.merge(names, parameters)
         assert [name for name in names if name not in merged] == []
+
+    def _check_exact(self, asking: Asking, scale: Scale, values: list[Any], seed: int) -> None:
+        exactly = asking.of(scale=scale)
+        whole = exactly.undivided("double", [values])
+        for parts in _splits(values):
+            assert_same(exactly.merged("double", parts), whole, 0.0, f"over the parts {parts!r}"[:600])
+        random.Random(seed).shuffle(values)
+        assert_same(exactly.undivided("double", [values]), whole)
+        assert_same(asking.undivided("double", [values]), whole, self._allowed(values))
 
     def _allowed(self, values: Sequence[Any]) -> float:
         numbers = [abs(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
