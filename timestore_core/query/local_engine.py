@@ -184,8 +184,9 @@ class LocalEngine:
         left, skip, first = plan.row_limit, plan.skip, first_count(plan)
 
         def counted(range_: TimeRange, width_us: int) -> Mapping[int, int]:
-            known = counts is not None and (range_, width_us) == first
-            return counts if known and counts is not None else self._counted(on, plan, range_, width_us)
+            if counts is not None and (range_, width_us) == first:
+                return counts
+            return self._counted(on, plan, range_, width_us)
 
         for part in slices(plan, counted, target):
             on.watched.restart()
